@@ -12,7 +12,7 @@ use crate::future::{Timeout, TimeoutOrElse};
 use crate::scope::Timebox;
 
 /// A `Result` whose error can be made of a [`TimeoutError`]. The code that the macro writes calls only this trait. So
-/// if a function returns any other type, the compiler reports only one error.
+/// if a function returns no `Result`, the compiler reports only one error.
 #[diagnostic::on_unimplemented(
     message = "a limit needs a place for its error, and `{Self}` is no `Result`",
     label = "expected a `Result`",

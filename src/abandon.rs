@@ -37,7 +37,7 @@ use crate::time::{Limit, clock};
 /// At most eight threads run such work, abandoned work included, unless [`set_max_threads`] sets another bound. More
 /// work waits for a free thread. Nested work has threads of its own: see the [module](mod@crate::abandon).
 ///
-/// The work runs in a scope inside this one, so a checkpoint in it ends it early.
+/// The work runs in a scope of its own, inside the scopes of the caller. So a checkpoint in the work can end it early.
 ///
 /// # Errors
 ///
@@ -154,8 +154,8 @@ fn submit(depth: usize, job: Arc<dyn Task>) -> Result<(), Saturated> {
 // ===== Depth =====
 
 thread_local! {
-    /// One more than the depth of the work that runs on this thread; 0 if none runs. Work that this thread submits gets
-    /// at least this depth.
+    /// One more than the depth of the work that runs on this thread; 0 if no work runs. Work that this thread submits
+    /// gets at least this depth.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -222,7 +222,6 @@ enum State<T> {
     New(Box<dyn FnOnce() -> T + Send>, Handle, Held),
     Running,
     Ended(Ended<T>),
-    /// No thread could be started.
     NoThread,
     /// The caller has returned without the result.
     Abandoned,

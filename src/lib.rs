@@ -1,8 +1,8 @@
 //! Cooperative time limits for any block of code, sync or async.
 //!
-//! At its deadline the code gets a typed error where it stands, and `?` passes the error up: locks are released, transactions
-//! rolled back, connections left clean. Cooperative means that code stops only in certain places: at a [`checkpoint`], in a
-//! [`sleep`](fn@sleep), at an `await`, or in a call that a [`Hook`] interrupts.
+//! At its deadline the code gets a typed error where it stands, and `?` passes the error up: locks are released,
+//! transactions rolled back, connections left clean. Cooperative means that code stops only in certain places: at a
+//! [`checkpoint`], in a [`sleep`](fn@sleep), at an `await`, or in a call that a [`Hook`] interrupts.
 //!
 //! ```
 //! use std::time::Duration;
@@ -46,10 +46,9 @@
 //!
 //! **The [guide] has a page for each task**: [how a limit stops code](guide::stopping), [requests](guide::requests),
 //! [errors](guide::errors), [threads and `spawn_blocking`](guide::threads), [cleanup](guide::cleanup),
-//! [retries and shared futures](guide::retries), [cancel, Ctrl-C, shutdown](guide::cancellation), [I/O and processes](guide::io),
-//! [databases](recipes), [tests](guide::testing), [slow code](guide::slow),
-//! [coming from tokio's `timeout` and others](guide::coming_from). Before you use the crate, read its
-//! [limitations](guide::limitations).
+//! [retries and shared futures](guide::retries), [cancel, Ctrl-C, shutdown](guide::cancellation), [I/O and
+//! processes](guide::io), [databases](recipes), [tests](guide::testing), [slow code](guide::slow), [coming from tokio's
+//! `timeout` and others](guide::coming_from). Before you use the crate, read its [limitations](guide::limitations).
 //!
 //! # Which function?
 //!
@@ -71,8 +70,8 @@
 //! | find out why code is slow, and where it hangs | a [policy of reports](guide::slow), with the feature `report` |
 //! | leave behind code that cannot be stopped | [`abandon`](fn@abandon); the feature `isolate` |
 //!
-//! The free functions act on the innermost scope of the thread, or of the future that is being polled. Outside every scope they
-//! let the code pass.
+//! The free functions act on the innermost scope of the thread, or of the future that is being polled. Outside every
+//! scope they let the code pass.
 //!
 //! # The words
 //!
@@ -89,11 +88,11 @@
 //!
 //! # E0283: type annotations needed
 //!
-//! A block that uses `?` needs its error type from somewhere. It has the type if a function returns the result of the call as it
-//! is, or if you write `let r: timebox::Result<_> = timeout(..)`. A second `?`, a `match`, an `if let`, `unwrap_err` or `is_ok` does
-//! not give it: then the compiler says E0283, or E0282 at the variable. Write the type at the block:
-//! [`timebox::Result<_>`](Result) if only this crate's functions fail in it, or else your own. The closures of
-//! [`Handle::wrap`] and [`Handle::enter`] take it in the same place.
+//! A block that uses `?` needs its error type from somewhere. The block has the type if a function returns the result
+//! of the call as it is, or if you write `let r: timebox::Result<_> = timeout(..)`. A second `?`, a `match`, `if let`,
+//! `unwrap_err` or `is_ok` does not give the type: then the compiler says E0283, or E0282 at the variable. Write
+//! the type at the block: [`timebox::Result<_>`](Result) if only this crate's functions fail in the block, or else your
+//! own type. For the closures of [`Handle::wrap`] and [`Handle::enter`], write the type in the same place.
 //!
 //! ```
 //! use std::error::Error;
@@ -141,13 +140,13 @@
 //!
 //! # Safety and correctness
 //!
-//! `unsafe` is confined to system calls, to calls of PCRE2, to closures lent to hooks, to the stack of scopes, and to the words
-//! that each thread publishes. Each `unsafe` block names the invariant that it rests on.
+//! `unsafe` is confined to system calls, to calls of PCRE2, to closures lent to hooks, to the stack of scopes, and to
+//! the words that each thread publishes. Each `unsafe` block names the invariant that it rests on.
 //!
-//! A proof of the protocol between threads and watchdog stands beside the protocol's code. A model checker (loom) runs that code,
-//! and the code of hooks and tokens. Each promise has a switch that breaks the code on purpose, and the check then fails.
-//! Miri runs the tests that it can. One test makes SQLite statements end at thousands of instants around their deadline. It shows
-//! that no late interrupt hits the next statement.
+//! A proof of the protocol between threads and watchdog stands beside the protocol's code. A model checker (loom) runs
+//! that code, and the code of hooks and tokens. Each promise has a switch that breaks the code on purpose, and the
+//! check then fails. Miri runs the tests that it can. One test makes SQLite statements end at thousands of instants
+//! around their deadline. It shows that no late interrupt hits the next statement.
 
 // A loom model uses only a part of the crate.
 #![cfg_attr(timebox_loom, allow(dead_code, unused_imports, unused_macros))]

@@ -4,9 +4,10 @@
 //! up to a bound. Below the bound, a stuck task delays no other task. A thread with nothing to do waits a while for
 //! another task, then ends.
 //!
-//! A task (the outer) may wait for another (the inner). If the outer task held the last place, the inner one could not begin,
-//! and both would wait for ever. So each task has a *depth*, each depth has places of its own, and a task waits only for
-//! deeper tasks. The deepest tasks wait for no other, so they end. Then the tasks that wait for them end, and so on.
+//! A task (the outer) may wait for another task (the inner). If the outer task held the last place, the inner task
+//! could not begin, and both would wait for ever. So each task has a *depth*, each depth has places of its own, and a
+//! task waits only for deeper tasks. The deepest tasks wait for no other task, so they end. Then the tasks that wait
+//! for them end, and so on.
 
 use std::collections::VecDeque;
 #[cfg(not(timebox_loom))]
@@ -32,8 +33,8 @@ pub(crate) trait Task: Send + Sync {
 pub(crate) struct BlockingPool {
     #[cfg_attr(timebox_loom, allow(dead_code))]
     name: &'static str,
-    /// The bound: how many tasks of one depth may run at one time. It is a static outside the pool, so that a forked child, which
-    /// has a new pool, keeps the bound that was set.
+    /// The bound: how many tasks of one depth may run at one time. It is a static outside the pool. So a forked child,
+    /// which has a new pool, keeps the bound that was set.
     most: &'static AtomicUsize,
     state: Mutex<State>,
     /// Idle threads wait here for a task.
@@ -48,12 +49,11 @@ struct State {
     threads: usize,
 }
 
-/// The tasks of one depth.
 #[derive(Default)]
 struct Level {
     waiting: VecDeque<Arc<dyn Task>>,
     running: usize,
-    /// How many of the running tasks nobody waits for any more.
+    /// How many running tasks were abandoned: nobody waits for them any more.
     stuck: usize,
 }
 
@@ -91,9 +91,9 @@ impl State {
         Some((depth, task))
     }
 
-    /// Takes the tasks that no thread may ever run. There are none if a thread is idle or being started. Otherwise they
-    /// are the tasks that are deeper than every running task. A running task may wait for a deeper task, so the threads
-    /// of the running tasks may never become free.
+    /// Takes the tasks that perhaps no thread will ever run. There are none if a thread is idle or being started.
+    /// Otherwise they are the tasks that are deeper than every running task. A running task may wait for a deeper task,
+    /// so the threads of the running tasks may never become free.
     fn take_stranded(&mut self) -> VecDeque<Arc<dyn Task>> {
         let mut stranded = VecDeque::new();
         if self.idle + self.starting() > 0 {
@@ -120,11 +120,9 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// How long a thread with nothing to do waits for another task.
 #[cfg(not(timebox_loom))]
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// The pools of a process.
 struct Pools {
     hooks: BlockingPool,
     abandoned: BlockingPool,
@@ -206,7 +204,8 @@ impl BlockingPool {
         }
     }
 
-    /// Queues the task for a thread of the pool. If no thread can be had at all, the tasks that would wait for ever run here.
+    /// Queues the task for a thread of the pool. If no thread can be started, the tasks that would wait for ever run on
+    /// the calling thread.
     pub(crate) fn submit(&'static self, task: Arc<dyn Task>) {
         if let Err(stranded) = self.try_submit(0, task) {
             stranded.into_iter().for_each(Task::run);
@@ -214,7 +213,8 @@ impl BlockingPool {
     }
 
     /// Queues the task. At each depth, at most [`most`](Self::most) tasks run at one time. `Err`: no thread can be
-    /// started, and these tasks would wait for ever.
+    /// started, and the tasks in the error would wait for ever. They may include tasks of other callers. The caller
+    /// must run or drop them.
     pub(crate) fn try_submit(
         &'static self,
         depth: usize,
@@ -249,8 +249,8 @@ impl BlockingPool {
 
     pub(crate) fn most(&self) -> usize {
         // Relaxed: a stale value loses no task. `set_most` takes the lock after its store, so it finds each task that
-        // was queued with the old value. `is_saturated` reads this without the lock. If it reads the old value, its
-        // answer is that of a call before `set_most`.
+        // was queued with the old value. `is_saturated` reads the value without the lock. If it reads the old value,
+        // its answer is that of a call before `set_most`.
         self.most.load(Ordering::Relaxed)
     }
 
@@ -273,18 +273,17 @@ impl BlockingPool {
         }
     }
 
-    /// How many threads run tasks that were abandoned.
+    /// How many running tasks were abandoned.
     pub(crate) fn stuck(&self) -> usize {
         lock(&self.state).levels.iter().map(|level| level.stuck).sum()
     }
 
-    /// Whether abandoned tasks take all places at this depth, so that no other task can begin.
+    /// Whether abandoned tasks take all places at this depth. Then no other task of this depth can begin.
     pub(crate) fn is_saturated(&self, depth: usize) -> bool {
         let stuck = lock(&self.state).levels.get(depth).map_or(0, |level| level.stuck);
         stuck >= self.most()
     }
 
-    /// Counts a running task of this depth as abandoned: nobody waits for it any more.
     pub(crate) fn mark_abandoned(&self, depth: usize) {
         lock(&self.state).level(depth).stuck += 1;
     }
@@ -293,8 +292,8 @@ impl BlockingPool {
     pub(crate) fn mark_returned(&self, depth: usize) {
         let mut state = lock(&self.state);
         let stuck = &mut state.level(depth).stuck;
-        // `stuck` is 0 if the task has forked and this is the child: the child has a new pool, which never counted the
-        // task.
+        // `stuck` is 0 if the task has forked and this is the child: the child has a new pool, which has not counted
+        // the task.
         *stuck = stuck.saturating_sub(1);
     }
 
@@ -302,8 +301,8 @@ impl BlockingPool {
     fn start(&'static self) -> bool {
         watchdog::global().when_missing(rouse);
         crate::sync::os::spawn(self.name, move || {
-            // This thread inherits the timer slack of the thread that starts it. That may be the watchdog, whose slack
-            // is small. So this sets the default.
+            // This thread inherits the timer slack of the thread that starts it. The starting thread may be the
+            // watchdog, whose slack is small. So this sets the default.
             crate::sync::os::set_timer_slack(50_000);
             self.run();
         })

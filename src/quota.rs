@@ -11,16 +11,14 @@ use crate::time::{Budget, Limit, NEVER, clock, nanos};
 
 /// A budget of time that several scopes use up. They may run one after another, nested, or at the same time.
 ///
-/// The first scope that enters sets a deadline: now plus the time that is left. Scopes that enter while the quota is in use
-/// share that deadline. The last scope to leave returns the rest to the quota. So time counts once, however many scopes use
-/// the quota, and does not count while no scope uses it. Clones share the quota.
+/// The first scope that enters sets a deadline: now plus the time that is left. Scopes that enter while the quota is in
+/// use share that deadline. The last scope to leave returns the rest to the quota. So time counts once, however many
+/// scopes use the quota, and does not count while no scope uses it. Clones share the quota.
 ///
 /// A scope with an exhausted quota does not start. The error has the cause [`Quota`](crate::Cause::Quota).
 ///
-/// In a forked child, a quota that other threads used during the fork counts as in use for ever: those threads are gone,
-/// so their scopes are never left.
-///
-/// The idea comes from interruptingcow.
+/// In a forked child, a quota that other threads used during the fork counts as in use for ever: those threads are
+/// gone, so their scopes are never left.
 ///
 /// # Examples
 ///
@@ -61,7 +59,8 @@ struct Balance {
     /// While scopes use the quota: the deadline.
     deadline: u64,
     users: usize,
-    /// The environment of the scope that set the deadline. The deadline is a time on the clock of this environment.
+    /// The test environment of the scope that set the deadline. The deadline is a time on the clock of this
+    /// environment.
     env: TestEnv,
 }
 
@@ -131,7 +130,7 @@ impl Budget for Shared {
     }
 
     fn left(&self, now: u64) -> Duration {
-        // If the lock was lost in a fork, the balance counts as used up.
+        // If a fork has lost the lock, the quota counts as exhausted.
         let left = self.0.lock().map_or(0, |balance| balance.left(now));
         if left == NEVER { Duration::MAX } else { Duration::from_nanos(left) }
     }

@@ -1,16 +1,17 @@
-//! The test environment. A test can replace the real clock by a mock clock, and can add a probe, which is called at each
-//! interruption point. Without the feature `testing` there is only the real environment.
+//! The test environment. A test can replace the real clock by a mock clock, and can add a probe, which is called at
+//! each interruption point. Without the feature `testing` there is only the real environment.
 //!
-//! A thread is *in* an environment while it runs a test's closure, polls a future that was made in the environment, or has
-//! entered a handle that was made in the environment. Scopes, tokens, quotas and futures keep the environment that they were
-//! made in.
+//! A thread is *in* an environment while it runs a test's closure, polls a future that was made in the environment, or
+//! has entered a handle that was made in the environment. Scopes, tokens, quotas and futures keep the environment that
+//! they were made in.
 
 #[cfg(feature = "testing")]
 pub(crate) use on::{Entered, Mock, Probe, TestSetup, Verdict, is_entered};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
-/// The environment of scopes, tokens, quotas and futures. The default is the real environment: the real clock, and no probe.
+/// The environment of scopes, tokens, quotas and futures. By default it is the real environment: the real clock, and no
+/// probe.
 #[derive(Clone, Default)]
 pub(crate) struct TestEnv {
     #[cfg(feature = "testing")]
@@ -42,8 +43,8 @@ impl TestEnv {
         false
     }
 
-    /// The time on this environment's clock. `now` is the time on the calling thread's clock. If the two clocks are the same, no
-    /// clock is read, and the result is `now`.
+    /// The time on this environment's clock. `now` is the time on the calling thread's clock. If the two clocks are the
+    /// same, no clock is read, and the result is `now`.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn reading(&self, now: u64) -> u64 {
@@ -76,7 +77,7 @@ impl TestEnv {
         true
     }
 
-    /// Whether the environment's clock is the real one. If it is not, the watchdog does not notice the environment's deadlines.
+    /// Whether the environment's clock is the real clock. The watchdog does not notice deadlines on a mock clock.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(clippy::unused_self))]
     pub(crate) fn has_real_clock(&self) -> bool {
@@ -96,7 +97,6 @@ mod on {
     use super::TestEnv;
     use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, ThreadKey, os};
 
-    /// The mock clock and the probe of a test.
     #[derive(Clone, Default)]
     pub(crate) struct TestSetup {
         /// The mock clock; `None` if the clock is the real one.
@@ -106,56 +106,54 @@ mod on {
         pub(crate) probe: Option<Arc<dyn Probe>>,
     }
 
-    /// A mock clock. It stands still unless it is moved.
+    /// A clock that stands still unless a test, or a `Move`, moves it.
     #[derive(Debug)]
     pub(crate) struct Mock {
         now: AtomicU64,
         pub(crate) presence: Mutex<Presence>,
-        /// The reading to which the move in progress must go on. Work that the move has set off stores it
+        /// The time to which the move in progress must go on, if work that the move has set off asks for it
         /// (`watchdog/mock/tracking.rs`). 0 if no work has asked.
         asked: AtomicU64,
-        /// Held by the thread that moves the clock.
+        /// The thread that moves the clock holds this lock, so that one thread moves it at a time.
         pub(crate) turn: Mutex<()>,
         /// The clock's number. `watchdog/mock/clocks.rs` keeps the clock's timers under this number.
         pub(crate) id: u32,
     }
 
-    /// How many threads under a clock are awake. A clock that moves by itself moves only while no thread is awake.
+    /// A clock that moves by itself moves only while no thread under it is awake.
     #[derive(Debug, Default)]
     pub(crate) struct Presence {
         /// How many threads and `Hold`s (`scope/presence.rs`) count as awake.
         pub(crate) awake: usize,
-        /// How often `awake` has grown. By this number a `Move` notices that a thread has woken up, even if the thread is asleep
-        /// again.
+        /// How often `awake` has grown. From this number a `Move` learns that a thread has woken up, even if that
+        /// thread sleeps again.
         pub(crate) woken: u64,
-        /// How many `Mover`s want the clock to move by itself.
         pub(crate) movers: usize,
         /// Whether a `Move` is submitted or running. A `Move` is a task that moves the clock while no thread is awake.
         pub(crate) moves: bool,
-        /// The last awake thread sets this if it falls asleep while there is a `Move`. Then the `Move` tries once more
-        /// before it ends.
+        /// The last awake thread sets this if it falls asleep while there is a `Move`. Then the `Move` tries to move
+        /// the clock once more before it ends.
         pub(crate) look_again: bool,
     }
 
     /// A test tool that is called at each point where code can be interrupted.
     pub(crate) trait Probe: Send + Sync + UnwindSafe + RefUnwindSafe {
-        /// Running code has reached an interruption point.
         fn reached(&self, location: &'static Location<'static>) -> Verdict;
-        /// Running code begins a wait (`begins`), or its wait has ended. A wait needs no interruption points inside,
-        /// because it can be interrupted at any time.
+        /// Running code begins a wait (`begins` is `true`), or has ended its wait. A wait needs no interruption points
+        /// inside, because it can be interrupted at any time.
         fn waits(&self, location: &'static Location<'static>, begins: bool);
-        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks, for example the end of a
-        /// shield, waits until those that are due have run. `expire_at_checkpoint` promises this.
+        /// Whether the probe makes scopes expire. If so, code that releases suspended hooks (the end of a shield, for
+        /// example) waits until the due hooks have run, as `expire_at_checkpoint` promises.
         fn injects(&self) -> bool;
     }
 
-    /// The probe's decision at an interruption point.
     #[derive(Clone, Debug)]
     pub(crate) enum Verdict {
         Pass,
-        /// The innermost scope expires. If `in_shields` is `false`: the innermost scope outside of all shields.
+        /// One scope expires: the innermost scope if `in_shields` is `true`, otherwise the innermost scope outside of
+        /// all shields.
         Expire {
-            /// The identity of the scope that the test tool has opened around the body. The scopes around that scope do not
+            /// The id of the scope that the test tool has opened around the body. The scopes around that scope do not
             /// expire.
             outermost: u64,
             in_shields: bool,
@@ -179,17 +177,17 @@ mod on {
         }
 
         pub(crate) fn now(&self) -> u64 {
-            // Acquire: pairs with the Release in `move_to`. A thread that reads the new time sees all that happened before the
-            // move.
+            // Acquire: pairs with the Release in `move_to`. A thread that reads the new time sees all that happened
+            // before the move.
             self.now.load(Ordering::Acquire)
         }
 
-        /// Moves the clock to `time`. The clock never moves back, and never reaches `NEVER` (`u64::MAX`).
+        /// Moves the clock to `time`, but never back, and never to `NEVER` (`u64::MAX`).
         pub(crate) fn move_to(&self, time: u64) {
             self.now.fetch_max(time.min(u64::MAX - 1), Ordering::Release);
         }
 
-        /// Begins a move: forgets the time that the work of an earlier move has asked for.
+        /// Begins a move. Clears the time that work of an earlier move has asked for.
         pub(crate) fn begin(&self) {
             self.asked.store(0, Ordering::Relaxed);
         }
@@ -231,8 +229,8 @@ mod on {
     impl Drop for Entered {
         fn drop(&mut self) {
             let before = std::mem::take(&mut self.before);
-            // `replace` returns the environment that the thread leaves. It is dropped only after the borrow of `CURRENT` has
-            // ended, so its drop may use `CURRENT`.
+            // `replace` returns the environment that the thread leaves. It is dropped only after the borrow of
+            // `CURRENT` has ended, so its drop may use `CURRENT`.
             let _left = CURRENT.try_with(|current| current.replace(before));
             ENTERED.set(ENTERED.get() - 1);
         }
@@ -243,7 +241,6 @@ mod on {
             Self { setup: Some(Arc::new(setup)) }
         }
 
-        /// Puts the calling thread in this environment, until the result is dropped.
         pub(crate) fn enter(&self) -> Entered {
             ENTERED.set(ENTERED.get() + 1);
             let before = CURRENT.try_with(|current| current.replace(self.clone())).unwrap_or_default();

@@ -1,5 +1,3 @@
-//! Why a scope is over.
-
 /// Why a scope is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

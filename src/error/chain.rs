@@ -21,13 +21,12 @@ pub(crate) struct Chain {
     innermost: Place,
 }
 
-/// One scope of a chain.
 pub(crate) struct Link {
     pub(crate) info: ScopeInfo,
     pub(crate) entered: u64,
     /// The time now, on the clock of the scope.
     pub(crate) now: u64,
-    /// How the scope itself has ended. `None` if it is not over, or is over only because a scope around it has ended.
+    /// The scope's own end. `None` if the scope is not over, or is over only because a scope around it has ended.
     pub(crate) end: Option<Termination>,
     /// The state that the scope shares with its tokens and handles, if there is any.
     pub(crate) shared: Option<Arc<dyn SharedScope>>,
@@ -35,7 +34,8 @@ pub(crate) struct Link {
 
 /// What a chain needs of the state that a scope shares with its tokens and handles.
 pub(crate) trait SharedScope {
-    /// If the scope is over because a scope around it or a linked token has ended: that termination.
+    /// If a scope around this scope, or a linked token, has ended this scope: the termination of that scope or token.
+    /// Otherwise `None`.
     fn inherited_end(&self) -> Option<Termination>;
     /// Called with an error that names this scope. If the scope has a fallback, keeps a clone of the error for it.
     fn set_raised(&self, error: &TimeoutError);
@@ -80,7 +80,7 @@ impl Chain {
         chain
     }
 
-    /// Adds the scope around the last one.
+    /// Adds the next scope: the scope around the scope that was added last.
     pub(crate) fn add(&mut self, link: Link) {
         let Link { info, entered, now, end, shared } = link;
         let place = Place { index: self.scopes.len(), entered, now, shared };

@@ -8,7 +8,7 @@ use super::scope::ScopeInfo;
 use super::text::{OneLine, Rounded};
 use super::timeout_error::{ErrorInner, TimeoutError};
 
-/// One line. `{:#}` adds the places and the fields.
+/// One line. `{:#}` adds the places, the fields, and the failure of the hook.
 impl Display for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;
@@ -35,8 +35,8 @@ impl fmt::Debug for TimeoutError {
     }
 }
 
-/// Several lines: the line of `Display`, the place of the interruption, the scopes around that place (innermost first)
-/// with their fields, the failure of the hook, and the sources.
+/// Several lines: the line of `Display`, the place of the interruption (if code was interrupted, and not a future
+/// dropped), the open scopes (innermost first) with their fields, the failure of the hook, and the sources.
 impl fmt::Debug for ErrorInner {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_line(f)?;

@@ -1,5 +1,3 @@
-//! How a hook failed.
-
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,5 +1,3 @@
-//! How a timeout is found behind other errors.
-
 use std::error::Error;
 use std::io;
 use std::sync::Arc;

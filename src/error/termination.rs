@@ -28,8 +28,8 @@ impl Termination {
         Self { cause, at, reason: None, origin: None }
     }
 
-    /// The termination of a scope that a linked token has ended. `token` describes the token's end. If the token was
-    /// ended through a link itself, the scope's origin is the end at the other side of that link.
+    /// The termination of a scope that a linked token has ended. `token` describes the token's end. If the token itself
+    /// was ended through a link, the origin is the token or scope that ended first.
     pub(crate) fn through_link(token: &Arc<Origin>) -> Self {
         let origin = token.termination.origin.as_ref().unwrap_or(token);
         Self { origin: Some(Arc::clone(origin)), ..token.termination.clone() }

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter, Write};
 use std::time::Duration;
 
-/// Shows a text of the user's on one line. Escapes every character that would break the line or be misread, except quotes and
-/// backslashes.
+/// Shows a text of the user's on one line. Escapes every character that would break the line or be misread, except
+/// quotes and backslashes.
 pub(crate) struct OneLine<'a>(pub(crate) &'a str);
 
 impl Display for OneLine<'_> {
@@ -16,8 +16,8 @@ impl Display for OneLine<'_> {
     }
 }
 
-/// Shows a duration with three decimals of its unit. Further decimals are cut off: a time just below a limit must not
-/// be rounded up to the limit.
+/// Shows a duration with at most three decimals of its unit. Further decimals are cut off: a time just below a limit
+/// must not be rounded up to the limit.
 pub(crate) struct Rounded(pub(crate) Duration);
 
 impl Display for Rounded {

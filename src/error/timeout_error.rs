@@ -1,5 +1,3 @@
-//! The error itself.
-
 use std::error::Error;
 use std::io;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
@@ -114,7 +112,8 @@ impl TimeoutError {
         self.0.cause == Cause::Cancelled
     }
 
-    /// The reason given to [`cancel_with`](crate::CancellationToken::cancel_with), if there is one.
+    /// The reason given to [`cancel_with`](crate::CancellationToken::cancel_with), if there is one. If a call gave up
+    /// although its scope was not over: the text of the [source](Error::source).
     pub fn reason(&self) -> Option<&str> {
         self.0.reason.as_deref()
     }
@@ -203,7 +202,8 @@ fn is_in_std(location: &Location<'_>) -> bool {
     file.starts_with("/rustc/") || installed.iter().any(|folder| file.contains(folder))
 }
 
-/// The innermost place outside std where one of these scopes was opened. `chain` is not empty.
+/// The innermost place outside std where one of these scopes was opened. If all were opened in std, the place of the
+/// innermost scope. `chain` is not empty.
 fn opened_at(chain: &[ScopeInfo]) -> &'static Location<'static> {
     let mut places = chain.iter().map(|scope| scope.location);
     places.find(|place| !is_in_std(place)).unwrap_or(chain[0].location)

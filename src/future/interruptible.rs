@@ -25,10 +25,10 @@ use crate::token::node::{HookOwner, Node};
 
 /// Polls a future that knows nothing of scopes. A hook interrupts the future once the scope around it is over.
 ///
-/// When the scope is over, the hook fires. If the scope has a [grace](crate::Timebox::grace), the future is then polled on to
-/// its end. A database server, for example, then cancels the query and still answers it, so the connection stays clean.
-/// The results are those of [`interruptible`](crate::interruptible()). The output of the future must be a `Result` (E0271 if
-/// it is not).
+/// When the scope is over, the hook fires. If the scope has a [grace](crate::Timebox::grace), the future is then polled
+/// on to its end. For example, a database server cancels the query and answers it, so the connection stays usable. The
+/// results are those of [`interruptible`](crate::interruptible()). The output of the future must be a `Result` (E0271
+/// if it is not).
 ///
 /// Without a grace the hook runs to its end, and then the future is dropped: the server is told to cancel, but its answer is not
 /// read.
@@ -100,8 +100,8 @@ pub struct Interruptible<F: Future> {
     await_state: AwaitState,
     /// The future's result. It is kept here while a hook is still running.
     done: Option<F::Output>,
-    /// Shields at the scopes around, while `done` waits for the hook. Without them the scopes would drop this future at
-    /// their deadlines, and a value that is ready would be lost.
+    /// While `done` waits for the hook: shields at the scopes around this future. Without them the scopes would drop
+    /// this future at their deadlines, and the result would be lost.
     announced: Option<Announced>,
     // `future` is declared before `guard`, so it is dropped first. The hook in `guard` can still fire during that drop.
     #[pin]
@@ -160,8 +160,8 @@ impl Guard {
         }
         let key = node.add_hook(&self.hook, HookOwner::Future);
         let over = key.is_none() && node.is_over();
-        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. `add_fired_hook` lists the hook
-        // all the same, so that a future around this one waits for the hook before it drops this one.
+        // If the scope is over, `add_hook` refuses the hook, and our caller fires it. `add_fired_hook` registers the
+        // hook nevertheless, so that a future around this future waits for the hook before it drops this future.
         let key = if over { node.add_fired_hook(&self.hook, HookOwner::Future) } else { key };
         self.place = Some(Place { node, key });
         !over
@@ -174,7 +174,6 @@ impl Guard {
     }
 }
 
-/// Ends the hook if the poll of the future panics.
 struct EndOnPanic<'a>(&'a Entry);
 
 impl Drop for EndOnPanic<'_> {
@@ -247,7 +246,8 @@ where
             *this.announced = None;
             let hook = &this.guard.hook;
             let Some(result) = this.done.take() else { return Poll::Pending };
-            // Without `last`, the hook was never registered with a scope. So it has not fired, and the result is good.
+            // Without `last`, the hook was never registered with a scope. So it has not fired, and the result stays as
+            // it is.
             let Some(last) = &this.guard.last else { return Poll::Ready(Ok(result)) };
             let how = match result_of_call(result, hook, location) {
                 Ok(result) => return Poll::Ready(Ok(result)),

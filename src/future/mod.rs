@@ -108,7 +108,7 @@ pub use wait::{Wait, wait};
 ///
 /// # Cancellation safety
 ///
-/// Dropping the returned future drops the inner one inside its scope.
+/// Dropping the returned future drops the inner future inside its scope.
 ///
 /// # Examples
 ///
@@ -166,7 +166,7 @@ pub fn timeout_value<F: IntoFuture>(limit: impl Into<Limit>, future: F) -> Timeo
     }
 }
 
-/// The future of [`timeout`]. If it is polled again after it is done, it is pending.
+/// The future of [`timeout`]. If it is polled again after it is done, it stays pending.
 ///
 /// The task may poll this future within another future of this crate, whose deadline is earlier. Then only that other
 /// future has a timer. So if you move this future out of the other one, poll it once in its new place: until then its
@@ -192,7 +192,7 @@ where
     }
 }
 
-/// The future of [`timeout_value`]. If it is polled again after it is done, it is pending.
+/// The future of [`timeout_value`]. If it is polled again after it is done, it stays pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 #[derive(Debug)]

@@ -19,7 +19,8 @@ impl Timebox {
     ///
     /// - The future was not polled, because its own scope was over.
     /// - The future was dropped, because its own scope was over.
-    /// - The future returned an `Err` after an error was raised that names its scope. The returned `Err` is dropped.
+    /// - The future returned an `Err`, and before that an error that names its scope was raised. The returned `Err` is
+    ///   dropped.
     ///
     /// Any other `Err`, the error of a scope around the future, and an `Ok` that is not [refused](Self::strict) pass through.
     ///
@@ -61,7 +62,7 @@ impl Timebox {
     }
 }
 
-/// The future of [`Timebox::run_future_or_else`]. If it is polled again after it is done, it is pending.
+/// The future of [`Timebox::run_future_or_else`]. If it is polled again after it is done, it stays pending.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct TimeoutOrElse<F, G> {

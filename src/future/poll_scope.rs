@@ -52,8 +52,8 @@ pub struct PollScope {
 }
 
 impl PollScope {
-    /// A scope that is not entered yet. `location` is the place in the user's code where the limit stands. Errors show
-    /// it as the place where the scope was opened.
+    /// Makes the scope, but does not enter it. `location` is the place in the user's code where the limit stands.
+    /// Errors show this place as the place where the scope was opened.
     pub fn new(timebox: Timebox, location: &'static Location<'static>) -> Self {
         let (limit, extras) = timebox.into_parts();
         Self { polled: SuspendedScope::with(limit, extras, location), wakeup: TaskWakeup::default() }

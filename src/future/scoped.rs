@@ -24,13 +24,13 @@ use crate::time::{NEVER, clock};
 
 /// A future in a scope. Once the future is done or its time is up, the future is dropped and the scope is left.
 ///
-/// With `KEEP`, the scope is left, but the future stays here until it is taken out, or this value is dropped.
+/// With `KEEP`, the future and its scope stay after each result, for further polls: see `leave`, `end` and
+/// `into_future`.
 #[pin_project(PinnedDrop, project = ScopedProjection)]
 pub(crate) struct Scoped<F, const KEEP: bool = false> {
     polled: SuspendedScope,
     /// Not dropped with this value, because it is always cleared before.
     wakeup: ManuallyDrop<TaskWakeup>,
-    /// The future, until it is done or dropped.
     #[pin]
     future: Option<F>,
 }
@@ -90,8 +90,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         E: From<TimeoutError>,
     {
         // The result is written to this place. If it were returned through the scope, it would be copied twice. The
-        // place is a `ManuallyDrop`, because a drop needs an address, so the result could not stay in registers. The
-        // result leaks only if the drop of the future panics.
+        // place is a `ManuallyDrop`: otherwise its drop would need an address, and the result could not stay in
+        // registers. The result leaks only if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
         let mut call =
@@ -123,8 +123,8 @@ impl<F> Scoped<F, true> {
         self.future.as_mut()
     }
 
-    /// Leaves the scope, but keeps the future. If the future is dropped after this, the drop runs outside of the scope.
-    /// If it is polled after this, it gets a new scope.
+    /// Leaves the scope, but keeps the future. After this, a drop of the future runs outside of the scope, and a poll
+    /// of the future gets a new scope.
     #[cfg(feature = "tokio")]
     pub(crate) fn leave(self: Pin<&mut Self>) {
         let this = self.project();
@@ -237,7 +237,7 @@ where
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_in<const TRACED: bool>(&mut self, scope: &Scope) {
-        // The future is polled before its time is looked at, so a value that is ready wins over the deadline.
+        // The future is polled before the deadline is checked, so a value that is ready wins over the deadline.
         #[cfg_attr(not(feature = "report"), expect(unused_mut))]
         let Some(mut future) = self.future.as_mut().as_pin_mut() else { return };
         #[cfg(feature = "report")]
@@ -294,8 +294,8 @@ where
     }
 }
 
-/// For a future whose time is up. Pending until the future's hooks have run, then gives the kept error. Does not poll
-/// the user's future.
+/// Called for a future whose time is up, while `wakeup` keeps its error. Pending until the hooks of the future have
+/// run, then gives the error. Does not poll the user's future.
 #[cold]
 #[inline(never)]
 fn end_after_hooks(
@@ -339,7 +339,7 @@ fn stay_out(
 }
 
 /// Called after a poll that left the future pending. If the future's time is up, gives the error. Otherwise the task
-/// will be woken when the scope is over, and at `look`.
+/// will be woken when the scope is over, and at the time `look`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn wait(
     thread: &Thread,
@@ -389,7 +389,7 @@ fn wait_on(scope: &Scope, look: u64, wakeup: &mut TaskWakeup, waker: &Waker) -> 
         }
     }
     if now < until {
-        // The first of these times that is still to come.
+        // The earliest of these times that has not passed yet.
         let next =
             [own, scope.around(), look].into_iter().filter(|&deadline| deadline > now).fold(until, u64::min);
         wakeup.wake_at(next, waker);
@@ -439,7 +439,7 @@ fn drop_scoped<F>(polled: &mut SuspendedScope, wakeup: &mut TaskWakeup, mut futu
 #[cold]
 fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) {
     if !needs_drop::<F>() {
-        // Such a future, for example a `&mut future`, has no drop code that could see the scope.
+        // A future that needs no drop, for example a `&mut future`, runs no code that could see the scope.
         return future.set(None);
     }
     // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.

@@ -19,7 +19,8 @@ use crate::time::{NEVER, clock, nanos};
 use crate::token::node::Node;
 use crate::watchdog;
 
-/// Polls cleanup that must not be cut short by a scope that is over, for `max` at most (and a day at most).
+/// Polls cleanup that a scope around it must not cut short. The protection lasts for `max`, but never longer than a
+/// day.
 ///
 /// This is [`shield`](crate::shield()) for futures: inside, only the limit of the shield and the scopes that are opened inside
 /// count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. `max`
@@ -91,14 +92,14 @@ struct Opened {
     suspended: HeldOffHooks,
 }
 
-/// Tells the scopes around a future, in the same poll, to go on polling the future, and not to drop it. This holds
-/// until this value is dropped, or until the end that was given to `to_scopes_around`. The future is a shield, or an
-/// [`Interruptible`](super::Interruptible) that awaits its hook.
+/// Shields at the scopes that were opened around a future in the same poll: these scopes go on polling the future, and
+/// do not drop it. This holds until this value is dropped, or until the end that was given to `to_scopes_around`. The
+/// future is a [`Shield`], or an [`Interruptible`](super::Interruptible) that waits for its hook.
 pub(super) struct Announced(Vec<(Arc<Node>, usize)>);
 
 impl Announced {
-    /// If the scopes around this poll, or the nodes of these scopes, are others than in the last poll, replaces the
-    /// shields by new ones.
+    /// If the scopes around this poll, or their nodes, are not the same as in the last poll, replaces the shields by
+    /// new shields.
     pub(super) fn follow(&mut self, thread: &Thread, until: u64, max: u64) {
         let same = innermost(thread, |scope| {
             let around = scope.into_iter().flat_map(Scope::polled).map(Scope::existing_node);

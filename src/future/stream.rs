@@ -25,7 +25,7 @@ use crate::time::{Limit, NEVER, clock, nanos};
 ///
 /// # Examples
 ///
-/// A body of which each chunk may take 10 ms, and the whole a minute:
+/// Each chunk of this body may take 10 ms, and the whole body a minute:
 ///
 /// ```
 /// # pollster::block_on(async {
@@ -65,7 +65,7 @@ pub trait StreamExt: Stream {
 impl<S: Stream> StreamExt for S {}
 
 impl Timebox {
-    /// Limits a stream, with all that is set here (feature `stream`). See [`TimeoutStream`].
+    /// Limits a stream, with all that is set on this `Timebox` (feature `stream`). See [`TimeoutStream`].
     ///
     /// # Examples
     ///
@@ -97,7 +97,8 @@ impl Timebox {
 ///
 /// # Cancellation safety
 ///
-/// `next` on it may be dropped at any time: no item is lost. Dropping the `TimeoutStream` drops the inner stream in its scope.
+/// The future of its `next` may be dropped at any time: no item is lost. Dropping the `TimeoutStream` drops the inner
+/// stream in its scope.
 #[must_use = "streams do nothing unless polled"]
 #[pin_project(PinnedDrop)]
 pub struct TimeoutStream<S> {
@@ -136,9 +137,9 @@ impl<S: Stream> TimeoutStream<S> {
         self
     }
 
-    /// Whether the next item is overdue. Called after each poll that was pending. The first call after an item starts
-    /// the time for the next item. Each call that returns `false` arms the wakeup at the end of that time. Without an
-    /// idle limit, before the scope is entered, and if limits are off, returns `false` and arms nothing.
+    /// `true` if the next item is overdue. Called after each poll that was pending. The first call after an item starts
+    /// the time for the next item. While that time runs, each call arms the wakeup at its end. Without an idle limit,
+    /// before the scope is entered, or with limits switched off: does nothing, and returns `false`.
     fn is_overdue(self: Pin<&mut Self>, cx: &Context<'_>) -> bool {
         let this = self.project();
         if *this.max == NEVER || !this.scoped.is_entered() || !is_enabled() {
@@ -245,7 +246,7 @@ impl<S: Stream> Future for Next<S> {
     }
 }
 
-/// Whether the innermost scope is over, and the time for its cleanup too: see `Scope::polled_until`.
+/// Whether the innermost scope and its grace are over.
 fn is_at_end(thread: &Thread) -> bool {
     is_over(thread) && {
         let now = clock::now();

@@ -1,5 +1,3 @@
-//! Wakes a task when a scope around it is over.
-
 use std::sync::Arc;
 #[cfg(feature = "report")]
 use std::task::Poll;
@@ -21,8 +19,8 @@ use crate::time::NEVER;
 use crate::token::node::Node;
 use crate::watchdog::{self, Timer};
 
-/// Wakes a task at a given time, and when a given node is over. A drop does not cancel the timer, so the owner must call
-/// [`clear`](TaskWakeup::clear) first.
+/// Wakes a task at a given time, and when a given node is over. Dropping a `TaskWakeup` does not cancel its timer, so
+/// the owner must call [`clear`](TaskWakeup::clear) first.
 #[derive(Debug, Default)]
 pub(crate) struct TaskWakeup {
     timer: Option<(u64, Timer)>,
@@ -39,11 +37,10 @@ struct ColdState {
     patience: u64,
     /// Whether the last poll found the future's scope over.
     over: bool,
-    /// The entry into the future's scope counts as an await. This is the state of that await, not used after the entry.
+    /// The future's entry into its scope counts as an await. This is the state of that await.
     await_state: AwaitState,
-    /// The error that the future will give once its hooks have run.
+    /// The error that the future will return once its hooks have run.
     error: Option<TimeoutError>,
-    /// What was reported about this future; `None` while nothing was.
     #[cfg(feature = "report")]
     history: Option<ReportHistory>,
 }
@@ -54,15 +51,16 @@ struct Waiting {
     key: usize,
 }
 
-/// Wakes the task at once, because there is no watchdog that could wake it later. Its next poll tries again to start
-/// one.
+/// Wakes the task at once, because there is no watchdog that could wake the task later. The task's next poll tries
+/// again to start a watchdog.
 #[cold]
 #[inline(never)]
 pub(super) fn poll_again(waker: &Waker) {
     waker.wake_by_ref();
 }
 
-/// Calls [`poll_again`] if the node has a deadline, but there is no watchdog that could wake the task at the deadline.
+/// Wakes the task at once if the node has a deadline and no watchdog can be started, because then nothing would wake
+/// the task at the deadline.
 #[inline]
 pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     if watchdog::global().is_missing() && node.expires_at() != NEVER && !thread::ensure_watchdog() {
@@ -70,8 +68,9 @@ pub(super) fn rely_on(node: &Arc<Node>, waker: &Waker) {
     }
 }
 
-/// The task's own waker. In a traced poll, `cx` has a waker that takes each clone for a wait of the future. The clone
-/// that a scope keeps for its deadline is no such wait, so it is made from the task's own waker.
+/// The task's own waker. In a traced poll, `cx` has another waker, and each clone of that waker counts as a wait of the
+/// future. The clone that a scope keeps for its deadline is no wait of the future. So that clone is made from the
+/// task's own waker.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn task_waker<'a>(cx: &Context<'a>) -> &'a Waker {
     #[cfg(feature = "report")]
@@ -117,7 +116,8 @@ impl TaskWakeup {
         }
     }
 
-    /// If the present timer is for `deadline`, makes it wake `waker`, and returns `true`. Otherwise cancels the timer.
+    /// `true` if the timer is for `deadline` and has not fired: then the timer now wakes `waker`. `false` otherwise:
+    /// then the timer is cancelled.
     #[inline(never)]
     fn keeps_timer(&mut self, deadline: u64, waker: &Waker) -> bool {
         let Some((before, timer)) = self.timer else { return false };
@@ -134,19 +134,20 @@ impl TaskWakeup {
         self.timer.is_some_and(|(at, _)| at == deadline)
     }
 
-    /// Since `over`, an outer future should have dropped this one. Returns until when this future stays pending, to
-    /// wait for that drop.
+    /// For a future whose scope has been over since the time `over`, and which waits to be dropped by an outer future.
+    /// Returns the time until which this future stays pending.
     pub(super) fn patience(&mut self, now: u64, over: u64) -> u64 {
         let patience = &mut self.cold.get_or_insert_default().patience;
-        // The last wait began `PATIENCE` before its end. If that was before `over`, it was a wait for an earlier drop.
-        // So a new wait begins now.
+        // A wait begins `PATIENCE` before its end. If the last wait began before `over`, it was a wait for an earlier
+        // drop. So a new wait begins now.
         if patience.saturating_sub(PATIENCE) < over {
             *patience = now.saturating_add(PATIENCE);
         }
         *patience
     }
 
-    /// Whether an earlier poll found the scope over. Call this before [`wake_by`](Self::wake_by), which resets it.
+    /// Whether the last poll found the scope over. Call this before [`wake_by`](Self::wake_by), because `wake_by`
+    /// resets it.
     pub(super) fn was_over(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.over)
     }
@@ -155,8 +156,8 @@ impl TaskWakeup {
         self.cold.get_or_insert_default().over = true;
     }
 
-    /// Makes `node` wake the task when it is over, in place of the node of an earlier call. `false` if `node` is over
-    /// already.
+    /// Makes `node` wake the task when `node` is over, in place of the node of an earlier call. With `None`, no node
+    /// wakes the task. Returns `false` if `node` is already over.
     pub(super) fn wake_by(&mut self, node: Option<&Arc<Node>>, waker: &Waker) -> bool {
         if let Some(cold) = &mut self.cold {
             cold.over = false;
@@ -179,8 +180,8 @@ impl TaskWakeup {
     /// If the same task polls `scope`, this sets only the wakeup at `own`, because the future of `scope` sets the
     /// others. Returns `false` if `scope` is already over.
     ///
-    /// A clone or a drop of a waker runs foreign code, which must not leave `scope`. So the caller must have an open
-    /// scope inside `scope`.
+    /// A clone or a drop of a waker runs foreign code. That code must not be able to leave `scope`. So the caller must
+    /// have opened another scope inside `scope`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn wake_with(&mut self, scope: Option<&Scope>, around: u64, own: u64, waker: &Waker) -> bool {
         let covered = scope.is_some_and(|scope| scope.is_polled_with(waker));
@@ -194,8 +195,9 @@ impl TaskWakeup {
         self.wake_at(deadline, waker);
         match scope.filter(|_| !covered) {
             None => self.cold.is_none() || self.wake_by(None, waker),
-            // The scope is polled by another task, or by none. So the scope's node must wake this task. The node is
-            // made if there is none, because a token that is made later may cancel the scope.
+            // Another task polls the scope, or no task polls it. So the scope's node must wake this task.
+            // `scope.node()` makes a node if the scope has none, because a token that is made later may cancel the
+            // scope.
             Some(scope) => self.wake_by(Some(scope.node()), waker),
         }
     }
@@ -204,27 +206,28 @@ impl TaskWakeup {
     /// on the clock of `env`.
     pub(super) fn wake_await(&mut self, thread: &Thread, env: &TestEnv, end: u64, waker: &Waker) {
         let shares_clock = env.shares_clock(&TestEnv::current());
-        // No waker is cloned or dropped in this closure: that may run foreign code, and here a scope's frame is
-        // borrowed.
+        // This closure clones and drops no waker: that may run foreign code, and the closure has borrowed the frame of
+        // a scope.
         let (deadline, node) = innermost(thread, |scope| {
             let deadline = if shares_clock { thread.deadline.get() } else { NEVER };
             match scope.filter(|scope| !(shares_clock && scope.is_polled_with(waker))) {
                 Some(scope) => (deadline, Some(Arc::clone(scope.node()))),
-                // There is no scope, or the scope's future wakes the task: only `end` counts.
+                // Only `end` counts: there is no scope, or the future of the scope wakes the task when the scope is
+                // over.
                 None => (NEVER, None),
             }
         });
-        // The timer is set even if the scope around wakes the task earlier: the future may be carried out of that scope.
+        // The timer is set even if the scope around wakes the task earlier, because the future may be moved out of that
+        // scope.
         self.wake_at_on(env, end.min(deadline), waker);
         if !self.wake_by(node.as_ref(), waker) {
-            // The scope is over already, so the task is woken now. In its next poll, the await sees the end of the
-            // scope.
+            // The scope is already over. The next poll of the await finds that out, so the task is woken now.
             waker.wake_by_ref();
         }
     }
 
-    /// For an await that stays pending although its scope is over. From now on the task is woken at `until`, and no
-    /// longer at the end of a scope.
+    /// For an await that stays pending although its scope is over. Makes the watchdog wake the task at `until`. The end
+    /// of a scope no longer wakes the task.
     pub(super) fn stay(&mut self, env: &TestEnv, until: u64, waker: &Waker) {
         self.wake_by(None, waker);
         self.wake_at_on(env, until, waker);
@@ -240,16 +243,16 @@ impl TaskWakeup {
         self.cold.as_ref()?.history.as_ref()
     }
 
-    /// Whether the future may be due for a report: the time of its timer has come. (Or the timer was set for the
-    /// scope's deadline: then no report is due.)
+    /// Whether the time of the timer has come. Then the future may be due for a report, and its next poll must call
+    /// [`traced`](Self::traced) to find out.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_report_due(&self) -> bool {
         self.timer.is_some_and(|(at, _)| at <= watchdog::global().reached())
     }
 
-    /// Counts a poll. Returns the time at which the task must be woken for a report, or [`NEVER`] if it need not be. Called only
-    /// while reports are on.
+    /// Counts a poll. Returns the time at which the watchdog must wake the task for a report. [`NEVER`] if no report is
+    /// due, or if the scope wakes the task at that time anyway. Called only while reports are on.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn count_poll(&mut self, thread: &Thread, scope: &Scope) -> u64 {
@@ -257,7 +260,7 @@ impl TaskWakeup {
         wake_up_for(self.history().map_or_else(|| first_event(scope), |history| history.next(scope)))
     }
 
-    /// Polls a future, and traces the poll if the future is due for a report.
+    /// Polls a future. If the future is due for a report, traces the poll and reports the future.
     #[cfg(feature = "report")]
     pub(super) fn traced<T>(
         &mut self,
@@ -291,7 +294,6 @@ impl TaskWakeup {
 }
 
 impl TaskWakeup {
-    /// Cancels the timer, stops waiting for a node, and drops all other state.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn clear(&mut self) {
         if self.timer.is_some() | self.cold.is_some() {

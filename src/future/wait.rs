@@ -15,27 +15,27 @@ use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Limit, clock};
 
-/// Waits for a future, but no longer than the limit. The future can go on afterwards: pass `&mut future`, or the handle of a
-/// task.
+/// Waits for a future, but no longer than the limit. The future can go on afterwards: pass `&mut future`, or the handle
+/// of a task.
 ///
-/// `wait` opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the scopes
-/// around it. After the limit you can wait again. [`timeout`](super::timeout) is for work that must *end* at the limit: under a
-/// `timeout` the checkpoints of `&mut future` would fail from the first limit on, and its tokens, handles and hooks would be
-/// over for good.
+/// `wait` opens no scope, so the future does not know of the limit: its deadlines, tokens and handles are those of the
+/// scopes around it. After the limit you can wait again. [`timeout`](super::timeout) is for work that must *end* at the
+/// limit: under a `timeout` the checkpoints of `&mut future` would fail from the first limit on, and its tokens,
+/// handles and hooks would be over for good.
 ///
 /// The future is polled first, then the deadline is checked, also with a limit of zero: a value that is ready wins. The
 /// time begins with the first poll.
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] if the limit is reached first. Nothing was cut off, so the error is [settled](TimeoutError::settled). In a
-/// scope that is over the wait fails as [`sleep`](super::sleep) does.
+/// A [`TimeoutError`] if the limit is reached first. Nothing was cut off, so the error is
+/// [settled](TimeoutError::settled). In a scope that is over the wait fails as [`sleep`](super::sleep) does.
 ///
 /// If the wait is polled after its end, it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// The same as that of the future. A future that was passed by value is dropped with the wait.
+/// A wait is as cancellation-safe as its future. A future that was passed by value is dropped with the wait.
 ///
 /// # Examples
 ///
@@ -81,8 +81,8 @@ pub struct Wait<F> {
     location: &'static Location<'static>,
     /// The test environment whose clock the wait follows.
     env: TestEnv,
-    /// The limit and its deadline. `None` before the first poll, at which the limit begins, and once the future is
-    /// done.
+    /// The limit and its deadline. The limit begins at the first poll. `None` before the first poll and after the end
+    /// of the wait.
     begun: Option<WaitLimit>,
     await_state: AwaitState,
     wakeup: TaskWakeup,

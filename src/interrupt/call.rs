@@ -19,14 +19,14 @@ use crate::watchdog::{self, NAP};
 
 /// The outcome of [`interruptible_outcome`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)] // adapters take it apart
+#[allow(clippy::exhaustive_structs)] // adapters destructure an `Outcome`
 pub struct Outcome<R> {
     /// The value that the call returned.
     pub value: R,
     /// How often the call's hook fired, escalations included.
     pub fires: u32,
-    /// The last failure of a hook that it escalates to, or else of the hook itself. It stays here even if a later run
-    /// succeeded.
+    /// The failure of the last [escalation](Hook::then) that has failed. If no escalation has failed, the last failure
+    /// of the call's hook itself. A later run that succeeds does not remove the failure.
     pub failure: Option<HookFailure>,
 }
 
@@ -36,14 +36,15 @@ pub struct Outcome<R> {
 ///
 /// - `Ok(Ok(value))`: the call succeeded, perhaps late.
 /// - `Ok(Err(error))`: the call failed by itself.
-/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is the call's error.
+/// - `Err(timed_out)` with a [`source`](Error::source): the call failed after the hook fired. The source is the call's
+///   error.
 /// - `Err(timed_out)` without a source: the scope was over, so the call was not made; or the hook
 ///   [spoilt](Hook::spoils) the call's value.
 ///
 /// The hook may borrow. An interrupt that comes before the call waits is lost, so the hook fires again until the call
-/// returns: 0.5 ms after its last run, then after twice that time, and so on, up to 64 ms. A [`Hook`] can have other times.
-/// Once `interruptible` has returned, the hook is not running and never runs again, so the next call on the same
-/// connection is safe.
+/// returns: 0.5 ms after its last run, then after twice that time, and so on, up to 64 ms. While the hook fails, the
+/// pauses grow up to a second. A [`Hook`] can have other times. Once `interruptible` has returned, the hook is not
+/// running and never runs again, so the next call on the same connection is safe.
 ///
 /// Outside of all scopes the call is made without the hook.
 ///
@@ -100,8 +101,8 @@ where
 
 /// Makes an interruptible call, and returns its value together with the number of times that the hook fired.
 ///
-/// For adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In all
-/// other respects it is like [`interruptible`].
+/// This is for adapters that decide for themselves whether a value counts, and for calls that return no `Result`. In
+/// all other respects it is like [`interruptible`].
 ///
 /// # Errors
 ///
@@ -198,8 +199,9 @@ impl Scope {
         self.error(RaiseContext { source, ..RaiseContext::at(location, clock::now()) })
     }
 
-    /// Waits until the watchdog has a thread, since without that thread no hook fires. Gives up once the thread has been missing
-    /// for a second: a call without a watchdog is better than no call. Fails if the scope is over.
+    /// Waits until the watchdog has a thread, because no hook fires without that thread. `Err` if the scope is over.
+    /// `Ok` even without a thread, once the thread has been missing for a second: a call that no hook can interrupt is
+    /// better than no call.
     fn await_watchdog(&self, location: &'static Location<'static>) -> Result<(), TimeoutError> {
         let watchdog = watchdog::global();
         if watchdog.is_missing() && !clock::is_mocked() && self.node().expires_at() != NEVER {
@@ -247,8 +249,8 @@ struct Registered<'a> {
 impl<'a> Registered<'a> {
     fn new(node: &'a Arc<Node>, entry: &'a Arc<Entry>, location: &'static Location<'static>) -> Option<Self> {
         let key = node.add_hook(entry, HookOwner::Scope);
-        // No key: the node is over, or a fork has lost the node's lock. If the lock is lost, the call goes on without
-        // the hook.
+        // `key` is `None` in two cases. If the node is over, the call must not be made. If a fork has lost the node's
+        // lock, the call is made without the hook.
         (key.is_some() || !node.is_over()).then_some(Self { node, entry, key, location })
     }
 }

@@ -24,8 +24,7 @@ use crate::watchdog::Timer;
 /// calls `poll` several times.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Waits for descriptors. If there is a scope, the end of the scope ends the wait too. One `Poller` serves several
-/// waits.
+/// Waits for descriptors. If there is a scope, the end of the scope ends the wait too.
 pub(super) struct Poller<'s> {
     scope: Option<&'s Scope>,
     location: &'static Location<'static>,
@@ -48,9 +47,8 @@ impl<'s> Poller<'s> {
         Ok(Self { scope, location, wakeup })
     }
 
-    /// Waits until a descriptor is ready, or until the system's monotonic clock reads `until`.
-    ///
-    /// Fails as soon as the scope is over: at once, if it is over before the wait begins.
+    /// Waits until a descriptor is ready, or until the system's monotonic clock reads `until`. Fails as soon as the
+    /// scope is over, even before the wait begins.
     pub(super) fn wait(&self, fds: &[(BorrowedFd<'_>, PollFlags)], until: u64) -> io::Result<Ready> {
         let mut polled: Vec<_> =
             fds.iter().map(|&(fd, events)| PollFd::from_borrowed_fd(fd, events)).collect();
@@ -99,8 +97,8 @@ struct Wakeup<'s> {
 struct WakePipe {
     reader: PipeReader,
     writer: PipeWriter,
-    /// The process that made the pipe. A forked child shares the pipe. It must not write to the pipe, because that
-    /// would wake the parent.
+    /// The process that made the pipe. A forked child shares the pipe, but must not write to it: the write would wake
+    /// the parent.
     made_in: Process,
 }
 
@@ -115,7 +113,7 @@ impl<'s> Wakeup<'s> {
         let pipe = Arc::new(WakePipe { reader, writer, made_in: Process::current() });
         let waker = Waker::from(Arc::clone(&pipe));
         // `add_waker` returns `None` in two cases. If the node is over, `wait` fails before it waits. If a fork has
-        // lost the node's lock, nobody can wake this thread.
+        // lost the node's lock, no other thread can wake this thread, and only the deadline ends the wait.
         let node = node.and_then(|node| Some((node, node.add_waker(&waker)?)));
         let timer = (due != NEVER).then(|| thread::schedule_on(&TestEnv::current(), due, waker));
         Ok(Some(Self { pipe, node, timer }))

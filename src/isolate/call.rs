@@ -1,5 +1,3 @@
-//! What the program calls: `entry` names the functions, `isolate` runs one of them in a child.
-
 use std::convert::Infallible;
 use std::panic::Location;
 
@@ -50,8 +48,8 @@ pub fn entry(functions: &[&dyn Function]) {
 /// Runs a function in a child process, which is killed at the deadline. A last resort: see the
 /// [module](mod@crate::isolate).
 ///
-/// In the child the function runs in a scope with the time that is left. So a checkpoint in the function can end the call
-/// without a kill.
+/// In the child the function runs in a scope with the time that is left. So a checkpoint in the function can end the
+/// call without a kill.
 ///
 /// # Errors
 ///
@@ -86,8 +84,8 @@ where
         let nested = "an isolated function cannot be called from within an isolated function";
         return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, nested).into());
     }
-    // This process may be a child whose `main` does not call `entry`. If it started a child of its own, that child would do
-    // the same, without end. So the call fails here.
+    // This process may be a child whose `main` does not call `entry`. If it started a child of its own, that child
+    // would do the same, without end. So the call fails here.
     if serve::memory_limit_of_child().is_some()
         || !NAMED.get().is_some_and(|named| named.contains(&function.name))
     {
@@ -104,8 +102,8 @@ where
             Answer::Panicked(message) => Err(Error::Panicked(message)),
             Answer::Codec(message) => Err(Error::Codec(message)),
             Answer::TimedOut => {
-                // The child measures the time itself, so it may time out a little before our scope. Wait for our
-                // deadline.
+                // The child measures the time itself, so the call may time out a little before our deadline. The error
+                // must not come before our deadline, so this waits for the deadline.
                 let Ok(()) = scope.wait_with(location, |_| Ok::<_, Infallible>(()));
                 Err(scope.interrupted(location, None).into())
             }

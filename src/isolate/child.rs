@@ -32,7 +32,7 @@ fn idle() -> &'static ForkMutex<Idle> {
     IDLE.get_or_init(|| ForkMutex::new(Idle::new()))
 }
 
-/// A child process, which leads a process group. The drop of this value kills and reaps the process.
+/// A child process, which leads a process group. Dropping this value kills and reaps the process.
 pub(super) struct Child {
     process: process::Child,
     reaped: bool,
@@ -44,8 +44,8 @@ pub(super) struct Child {
     greeted: bool,
 }
 
-/// Kills a child process and its group. Does nothing, and returns `false`, if `pid` is no child of this process. The
-/// child may have been reaped, so that `pid` is another process by now. Or this process was forked from the child's
+/// Kills a child process and its group. Returns `false`, and kills nothing, if `pid` is no child of this process:
+/// either the child was reaped, and `pid` may be another process by now, or this process was forked from the child's
 /// parent.
 fn kill(pid: Pid) -> bool {
     let is_ours = os::has_ended(pid).is_ok();
@@ -56,15 +56,14 @@ fn kill(pid: Pid) -> bool {
 }
 
 impl Child {
-    /// Takes an idle child of the function, or starts one.
     pub(super) fn idle_or_new(function: &'static str, memory: Option<u64>) -> io::Result<Self> {
         loop {
-            // `lock` returns `None` if the lock of the list was lost in a fork. Then a new child is started.
+            // `lock` returns `None` if a fork has lost the lock of the list. Then a new child is started.
             let kept = idle().lock().and_then(|mut idle| idle.get_mut(function)?.pop());
             match kept {
                 None => return Self::start(function, memory),
                 Some(child) if child.made_in.is_current() => {
-                    // A child that has ended while it was idle is dropped, and the loop tries another.
+                    // A child that has ended while it was idle is dropped here, and the loop tries another idle child.
                     if matches!(os::has_ended(child.pid()), Ok(false)) {
                         return Ok(child);
                     }
@@ -112,8 +111,8 @@ impl Child {
         let (pid, stream) = (self.pid(), &self.stream);
         let hook = Hook::inline(|| {
             if kill(pid) {
-                // A process that the child has forked may hold the other end open. Then the kill alone does not end the
-                // read.
+                // A process that the child has forked may hold the child's end of the stream open. Then the kill alone
+                // does not end the read.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });
@@ -137,13 +136,14 @@ impl Child {
                 drop(self);
                 Err(scope.interrupted(location, None).into())
             }
-            // The child itself has closed the stream, because it is ending. Its exit status is fixed by then, so the kill in
-            // `end` does not change the status.
+            // The child itself has closed the stream, because the child is ending. Its exit status is already fixed, so
+            // the kill in `end` does not change the status.
             Err(_) => Err(Error::Died(self.end()?)),
         }
     }
 
-    /// Keeps the child for a later call. Ends the child if enough children are kept, or if a fork has lost the list.
+    /// Keeps the child for a later call. Ends the child if enough children are kept, or if a fork has lost the lock of
+    /// the list.
     fn keep(self) {
         let Some(mut idle) = idle().lock() else { return };
         let same = idle.entry(self.function).or_default();
@@ -160,7 +160,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.made_in.is_current() {
-            // `end` fails if other code has reaped the child. Then there is nothing left to do.
+            // `end` fails if other code has reaped the child. Then nothing is left to do.
             let _ = self.end();
         }
     }

@@ -1,5 +1,3 @@
-//! Why a call in a child process has no result.
-
 use std::process::ExitStatus;
 
 use crate::error::TimeoutError;

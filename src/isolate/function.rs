@@ -1,5 +1,3 @@
-//! Functions that a child process can run.
-
 use std::fmt;
 
 use serde::Serialize;

@@ -4,10 +4,10 @@
 //! Use it for code that cannot be interrupted and must not run on, if its argument and result are plain data: a
 //! stranger's regular expression, a parser in C, a solver.
 //!
-//! The child is this very program, started again. So [`entry`] must be called **at the beginning of `main`**: in a child
-//! `entry` serves calls, and never returns. The child is kept for later calls. A call costs some microseconds
-//! and two copies of the data; a call that starts a child costs about a millisecond. The data is serialised without a
-//! check of the limit: hundreds of megabytes take seconds.
+//! The child is this very program, started again. So [`entry`] must be called **at the beginning of `main`**: in a
+//! child `entry` serves calls, and never returns. The child is kept for later calls. A call costs some microseconds and
+//! two copies of the data. A call that starts a child costs about a millisecond. The data is serialised without a check
+//! of the limit: hundreds of megabytes take seconds.
 //!
 //! The child has statics of its own. It starts in the program's working directory, and uses the same files as the
 //! program. Its standard input is empty.

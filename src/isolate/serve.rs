@@ -16,28 +16,31 @@ use crate::scope::timeout_value;
 use crate::sync::{SetOnce, os, panic_message};
 use crate::time::Limit;
 
-/// The environment variable that marks a child. Its value is the identity of the stream, then the memory limit (0 for none).
+/// The environment variable that marks a child. Its value is the identity of the stream, then the memory limit. A limit
+/// of 0 means no limit.
 const VARIABLE: &str = "TIMEBOX_ISOLATE";
 
 static SERVES: SetOnce<()> = SetOnce::new();
 
-/// Prepares a command, so that its process serves calls over `stream`, which becomes its standard input.
+/// Prepares a command, so that its process serves calls over `stream`. The stream becomes the standard input of the
+/// process.
 pub(super) fn prepare(command: &mut Command, stream: OwnedFd, memory: u64) -> io::Result<()> {
     command.env(VARIABLE, format!("{} {memory}", identity(&stream)?));
     command.stdin(stream);
     Ok(())
 }
 
-/// The memory limit (0 for none) if this process was started as a child, and `None` if not.
+/// The memory limit (0 for none), if this process was started as a child. `None` if this process is no child.
 ///
-/// A process that an isolated function starts inherits the variable but not the stream, so it does not count as a child.
+/// A process that an isolated function starts inherits the variable, but not the stream. So that process does not count
+/// as a child.
 pub(super) fn memory_limit_of_child() -> Option<u64> {
     let value = std::env::var(VARIABLE).ok()?;
     let (stream, memory) = value.split_once(' ')?;
     if identity(io::stdin()).ok()? == stream { memory.parse().ok() } else { None }
 }
 
-/// Whether this process is a child that has begun to serve.
+/// Whether this process is a child that has begun to serve calls.
 pub(super) fn serves() -> bool {
     SERVES.get().is_some()
 }
@@ -47,8 +50,8 @@ fn identity(file: impl AsFd) -> io::Result<String> {
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// Serves calls from the stream, which is the standard input. Ends this process once the program has closed the stream or has
-/// ended.
+/// Serves calls from the stream, which is the standard input. Ends this process once the program has closed the stream
+/// or has ended.
 pub(super) fn serve(functions: &[&dyn Function], memory: u64) -> ! {
     SERVES.get_or_init(|| ());
     let ended = limit_memory(memory).and_then(|()| {
@@ -92,7 +95,7 @@ fn answer(functions: &[&dyn Function], request: &Request<'_>) -> Answer {
         Ok(Ok(Ok(result))) => Answer::Returned(result),
         Ok(Ok(Err(message))) => Answer::Codec(message),
         Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
-        // The scope was cancelled. Only the function itself can have done that.
+        // The scope was cancelled. Only the function itself can have cancelled it.
         Ok(Err(error)) => Answer::Panicked(error.to_string()),
         Err(payload) => Answer::Panicked(panic_message(&*payload).unwrap_or("without a message").to_owned()),
     }

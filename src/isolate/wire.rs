@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// Requests a call.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request<'a> {
     pub(super) function: &'a str,
@@ -18,7 +17,7 @@ pub(super) struct Request<'a> {
 pub(super) enum Answer {
     Returned(Vec<u8>),
     Panicked(String),
-    /// The argument or the result could not be converted.
+    /// The argument or the result could not be serialised.
     Codec(String),
     /// The deadline ended the function.
     TimedOut,

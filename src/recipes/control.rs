@@ -19,8 +19,8 @@ pub const BOUND: Duration = Duration::from_millis(500);
 pub enum Failure {
     /// No cancel was sent, or the server refused the cancel.
     Refused(AnyError),
-    /// A cancel was sent, but no answer came. The cancel may still arrive, and then it ends the statement that runs at that
-    /// time.
+    /// A cancel was sent, but no answer came. The cancel may still arrive, and then it ends the statement that runs at
+    /// that time.
     Unanswered(AnyError),
 }
 
@@ -35,13 +35,13 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// A mark on a connection. Once the mark is raised, no other statement may run on the connection: a cancel may still arrive, or
-/// the socket is shut down.
+/// A mark on a connection. Once the mark is raised, no other statement may run on the connection: a cancel may still
+/// arrive, or the socket is shut down.
 #[derive(Clone, Default)]
 pub struct Doubt {
     is_raised: Arc<AtomicBool>,
-    /// The socket of the connection. It is shut down when the mark is raised. `None` if the client library hides its
-    /// socket: then the owner of a marked connection must discard it.
+    /// The socket of the connection. It is shut down when the mark is raised. `None` if the client library hides the
+    /// socket: then the owner of a marked connection must discard the connection.
     socket: Option<Arc<TcpStream>>,
 }
 
@@ -62,8 +62,9 @@ impl Doubt {
     }
 }
 
-/// A hook of two steps. The first asks the server to cancel. The second comes `bound` later, in case the server is
-/// frozen or the network is silent. It shuts down the socket of `doubt`. Without such a socket there is no second step.
+/// A hook with two steps. The first step asks the server to cancel the statement. The second step comes `bound` later,
+/// if the call still runs, and shuts down the socket of `doubt`: the server may be frozen, or the network silent. If
+/// `doubt` has no socket, there is no second step.
 pub fn two_steps(
     bound: Duration,
     doubt: &Doubt,
@@ -77,7 +78,8 @@ pub fn two_steps(
         }
         result
     };
-    // The server ignores a cancel that arrives before the statement. So the hook repeats until the call returns.
+    // The server ignores a cancel that arrives before the statement. So the hook repeats the cancel until the call
+    // returns.
     let hook = Hook::new(ask).every(Duration::from_millis(5));
     match doubt.socket {
         Some(_) => hook.then(bound, Hook::inline(move || second.raise()).once()),
@@ -85,7 +87,7 @@ pub fn two_steps(
     }
 }
 
-/// A connection through which calls on other connections are ended. One serves all other connections. It is made in
+/// A connection that ends calls on other connections. One `Control` serves all other connections. It connects in
 /// advance, because connecting may take too long once a call must end.
 pub struct Control<C> {
     connect: Box<dyn Fn(Duration) -> Result<C, AnyError> + Send + Sync>,
@@ -101,8 +103,8 @@ enum Place<C> {
     Lost(Trouble),
 }
 
-/// Why there is no connection, and when the next attempt may be made. The pause grows with each failure in a row, for all
-/// callers together.
+/// Why there is no connection, and when the next attempt may be made. The pause before an attempt grows with each
+/// failure in a row. It holds for all callers together.
 struct Trouble {
     attempts: u32,
     next: Instant,
@@ -110,8 +112,8 @@ struct Trouble {
 }
 
 impl<C> Control<C> {
-    /// Connects. `connect` gets the time that it may take. Before each use, `is_open` says whether the connection still
-    /// lives. A lost connection is replaced before anything is sent.
+    /// `connect` makes the connection, and gets the time that it may take. Before each use, `is_open` says whether the
+    /// connection is still open. If it is not, a new connection is made before anything is sent.
     pub fn new(
         bound: Duration,
         connect: impl Fn(Duration) -> Result<C, AnyError> + Send + Sync + 'static,
@@ -125,9 +127,9 @@ impl<C> Control<C> {
         self.bound
     }
 
-    /// Runs `action` over the connection, and tells it how long it may take. `bound` limits three steps together: the
-    /// wait for the connection, a new connection if the old one was lost, and the action. After a failure the
-    /// connection is dropped. The next call connects anew.
+    /// Runs `action` over the connection, and tells `action` how long it may take. `bound` limits three steps together:
+    /// the wait for the connection, a new connection if the old one was lost, and the action. After a failure the
+    /// connection is dropped, and the next call connects anew.
     pub fn run(&self, action: impl FnOnce(&mut C, Duration) -> Result<(), Failure>) -> Result<(), Failure> {
         let end = Instant::now() + self.bound;
         let mut turn = self.turn(end).map_err(Failure::Refused)?;
@@ -179,8 +181,8 @@ impl<C> Control<C> {
     }
 }
 
-/// One use of the connection. The drop puts the connection back. If `connection` is `None`, the connection was lost in
-/// this use: then the drop records the loss.
+/// One use of the connection. Dropping it puts the connection back. If `connection` is `None`, the connection was lost
+/// in this use, and the drop records the loss.
 struct Turn<'a, C> {
     control: &'a Control<C>,
     connection: Option<C>,
@@ -193,7 +195,8 @@ impl<C> Drop for Turn<'_, C> {
         let place = match self.connection.take() {
             Some(connection) => Place::Idle(connection),
             None => {
-                // 10 ms after the first failure, doubled after each further one, at most a second.
+                // The pause is 10 ms after the first failure, and twice as long after each further failure, up to a
+                // second.
                 let pause = Duration::from_millis((10 << self.attempts.min(7)).min(1000));
                 let (attempts, error) = (self.attempts + 1, std::mem::take(&mut self.error));
                 Place::Lost(Trouble { attempts, next: Instant::now() + pause, error })
@@ -211,8 +214,8 @@ fn left(end: Instant) -> Result<Duration, AnyError> {
     }
 }
 
-/// Whether an idle connection is still open. From an open one there is nothing to read yet, so a read would block. From
-/// a closed one, a read returns at once.
+/// Whether an idle connection is still open. An open connection has nothing to read yet, so a read would block. A read
+/// from a closed connection returns at once.
 pub fn is_open(socket: &TcpStream) -> bool {
     let look = || {
         socket.set_nonblocking(true)?;

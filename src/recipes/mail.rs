@@ -6,7 +6,7 @@ use timebox::report::{Report, Sink};
 
 /// Mails each report.
 pub struct Mail {
-    /// Must have a timeout. Otherwise a silent server holds up all later mails.
+    /// The transport must have a timeout. Otherwise a silent server holds up all later mails.
     pub transport: SmtpTransport,
     pub from: Mailbox,
     pub to: Mailbox,

@@ -10,8 +10,8 @@ use timebox::{Hook, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// What identifies a connection to its server. Call [`session`] once after connecting, and again after each reset of
-/// the connection.
+/// Identifies the session of a connection to the server. Call [`session`] once after connecting, and again after each
+/// reset of the connection.
 pub struct Session {
     /// The name of a lock that this connection holds. No other session and no other server has this lock, so the name
     /// identifies the session.
@@ -38,7 +38,6 @@ fn socket(connection: &Conn) -> Result<TcpStream, AnyError> {
 pub struct Control(control::Control<(Conn, TcpStream)>);
 
 impl Control {
-    /// Connects.
     pub fn new(options: &Opts) -> Result<Arc<Self>, AnyError> {
         Self::with_bound(options, BOUND)
     }
@@ -57,13 +56,13 @@ impl Control {
         Ok(Arc::new(Self(control::Control::new(bound, connect, |(_, socket)| is_open(socket))?)))
     }
 
-    /// Kills the query of the session that holds `lock`, and leaves that session's connection open. When this returns `Ok`, the
-    /// server has marked the query as killed: no cancel is on its way any more.
+    /// Kills the query of the session that holds `lock`, and leaves that session's connection open. When this returns
+    /// `Ok`, the server has marked the query as killed, and no cancel is on its way any more.
     pub fn kill_query(&self, lock: &str) -> Result<(), Failure> {
         self.0.run(|(connection, socket), left| {
             socket.set_read_timeout(Some(left)).map_err(|error| Failure::Refused(error.into()))?;
-            // On a server that does not know the lock, `is_used_lock` is null, so the statement fails: error 1094, no such
-            // thread.
+            // On a server that does not know the lock, `is_used_lock` is null. So the statement fails with error 1094,
+            // no such thread.
             match connection.query_drop(format!("kill query is_used_lock('{lock}')")) {
                 Ok(()) => Ok(()),
                 Err(mysql::Error::MySqlError(error)) if error.code == 1094 => {

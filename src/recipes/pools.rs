@@ -13,7 +13,8 @@ use tokio_postgres::{CancelToken, Client, Config};
 use super::control::{AnyError, Doubt};
 use super::postgres::{Connection, SESSION, Session};
 
-/// Waits for a connection until the scope is over. The pool's future may be dropped in the middle, so this wait needs no grace.
+/// Waits for a connection until the scope is over. Then the pool's future is dropped in the middle, which the pools
+/// allow. So this wait needs no grace.
 async fn lent<T, E>(get: impl Future<Output = Result<T, E>>) -> Result<T, AnyError>
 where
     E: Into<AnyError>,
@@ -27,8 +28,8 @@ where
 // ===== r2d2: sync calls are not dropped in the middle. A call that is cut off loses its connection =====
 
 /// Waits for a connection until the scope is over, or until the pool's own timeout has passed. A cancel does not end
-/// `get_timeout`, so this calls it again and again, each time for `SLICE`. A call takes longer if the pool tests a
-/// connection: [`Manager`] limits that test.
+/// `get_timeout`, so this calls `get_timeout` again and again, each time for `SLICE`. A call takes longer if the pool
+/// tests a connection: [`Manager`] limits that test.
 pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     pool: &r2d2::Pool<M>,
 ) -> Result<r2d2::PooledConnection<M>, AnyError> {
@@ -45,7 +46,8 @@ pub fn lent_by_r2d2<M: r2d2::ManageConnection>(
     }
 }
 
-/// Makes connections on sockets that this code opens, and so can shut down. It replaces the manager of `r2d2_postgres`.
+/// Makes connections whose sockets this code opens, so that it can shut the sockets down. Replaces the manager of
+/// `r2d2_postgres`.
 pub struct Manager {
     pub config: Config,
     pub server: SocketAddr,
@@ -109,8 +111,8 @@ struct Lent(Option<Object>);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // If the object is still here, the query's future was dropped in the middle, or a cancel may still arrive. So the
-        // connection leaves the pool.
+        // If the object is still here, the query's future was dropped in the middle, or a cancel may still arrive. So
+        // the connection leaves the pool.
         drop(self.0.take().map(Object::take));
     }
 }
@@ -161,7 +163,7 @@ impl<M: ManageConnection> ManageConnection for Marking<M> {
     }
 }
 
-/// Does for bb8 what `on_deadpool` does for deadpool.
+/// Like [`on_deadpool`], for a pool of bb8.
 pub async fn on_bb8<M, T: Unpin + 'static>(
     pool: &bb8::Pool<Marking<M>>,
     cancel: impl FnOnce(CancelToken, &Doubt) -> Hook<'static>,

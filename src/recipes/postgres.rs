@@ -12,7 +12,7 @@ use tokio_postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, two_steps};
 
-/// Identifies a connection at its server. Get it once, after connecting.
+/// Identifies the session of a connection to the server. Make a `Session` once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub pid: i32,
@@ -45,7 +45,8 @@ pub async fn session_async(client: &Client) -> Result<Session, tokio_postgres::E
 /// A connection that cancels queries on other connections. A pool needs only one. It may log in as the same role as the
 /// other connections.
 ///
-/// It has a thread of its own, because a hook must not need the executor whose work it interrupts.
+/// The connection has a thread of its own: a hook must not need the executor, because the executor may be busy with the
+/// work that the hook interrupts.
 pub struct Control {
     connection: control::Control<Arc<Client>>,
     runtime: Option<Runtime>,
@@ -60,7 +61,6 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// Connects.
     pub fn new(config: &Config) -> Result<Arc<Self>, AnyError> {
         Self::with_bound(config, BOUND)
     }
@@ -119,8 +119,8 @@ fn is_answer(error: &tokio_postgres::Error) -> bool {
     error.code().is_some()
 }
 
-/// Runs `work` on the runtime's thread, and waits for its end for at most `left`. The calling thread may belong to an executor,
-/// so it cannot run `work` itself.
+/// Runs `work` on the runtime's thread, and waits for its end for at most `left`. The calling thread may belong to an
+/// executor, so it cannot run `work` itself.
 fn within<T: Send + 'static>(
     runtime: &Handle,
     left: Duration,
@@ -144,8 +144,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), statement)??)
 }
 
-/// Like [`guarded`], for async code. Give the scope a grace: in the grace, this waits for the server's answer to the
-/// cancel. `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
+/// Like [`guarded`], for async code. Give the scope a grace: during the grace, this waits for the server's answer to
+/// the cancel. `T: Unpin` excludes a `RowStream`, whose rows would be read outside the scope.
 pub async fn guarded_async<T: Unpin + 'static>(
     cancel: Hook<'static>, // `control.hook(session)` or `raw_hook(..)`
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -153,8 +153,8 @@ pub async fn guarded_async<T: Unpin + 'static>(
     Ok(future::interruptible(cancel, statement).await??)
 }
 
-/// A hook without a control connection: each run makes a new connection and sends a cancel request. The new connection takes no
-/// slot of the server. The request carries a secret that fits no other session.
+/// A hook without a control connection: each run makes a new connection and sends a cancel request. The new connection
+/// takes no slot of the server. The request carries a secret that fits no other session.
 pub fn raw_hook(token: CancelToken, server: SocketAddr, bound: Duration, doubt: &Doubt) -> Hook<'static> {
     two_steps(bound, doubt, raw_cancel(token, server, bound)).every(Duration::from_millis(20))
 }
@@ -171,8 +171,8 @@ fn raw_cancel(
         runtime.block_on(async { timeout(bound, cancel).await }).map_err(unanswered)??;
         sent += 1;
         // A server ignores a cancel that comes before the statement, so the first cancels may be lost. A server also
-        // ignores a cancel for a session that it does not have. This runs again only while the query runs. So a fourth
-        // cancel means that this is perhaps the wrong server, and reports an error.
+        // ignores a cancel for a session that it does not have. The hook runs again only while the query runs. So a
+        // fourth cancel means that this is perhaps the wrong server, and reports an error.
         if sent <= 3 {
             return Ok(());
         }
@@ -180,7 +180,8 @@ fn raw_cancel(
     }
 }
 
-/// Sends a cancel request, and waits until the server closes the connection: it does so when it has acted on the request.
+/// Sends a cancel request, and waits until the server closes the connection. The server closes it when it has acted on
+/// the request.
 pub async fn cancel_and_wait(token: &CancelToken, server: SocketAddr) -> Result<(), Failure> {
     let mut stream = tokio::net::TcpStream::connect(server).await.map_err(refused)?;
     token.cancel_query_raw(&mut stream, NoTls).await.map_err(unanswered)?;
@@ -233,7 +234,7 @@ impl Connection {
         let greet = async {
             let stream = tokio::net::TcpStream::from_std(second)?;
             let (client, connection) = config.connect_raw(stream, NoTls).await?;
-            tokio::spawn(connection); // it runs only while a call is in `block_on`
+            tokio::spawn(connection); // `connection` makes progress only during a `block_on`
             let session = session_async(&client).await?;
             Ok::<_, AnyError>((client, session))
         };
@@ -246,7 +247,7 @@ impl Connection {
         &self.session
     }
 
-    /// The hook of the function `raw_hook` for this connection, with a second step that shuts the socket down.
+    /// Like the function `raw_hook`, for this connection, with a second step that shuts the socket down.
     pub fn raw_hook(&self, bound: Duration) -> Hook<'static> {
         raw_hook(self.client.cancel_token(), self.server, bound, &self.session.doubt)
     }
@@ -277,11 +278,11 @@ impl Connection {
 /// Makes the system give up a connection on which nothing has come back for the time `after`.
 pub fn notice_silence(socket: &TcpStream, after: Duration) -> io::Result<()> {
     let (socket, [idle, between]) = (SockRef::from(socket), probes(after));
-    // Limits how long sent data may stay unacknowledged. Alone this does not notice that an idle peer is gone.
+    // Limits how long sent data may stay unacknowledged. This alone does not notice that an idle peer is gone.
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(after))?;
-    // Makes the system probe the peer while nothing is sent. The system sends no probe while sent data is
-    // unacknowledged, so the timeout above is needed as well.
+    // Makes the system probe the peer while nothing is sent. While sent data is unacknowledged, the system sends no
+    // probes, so the timeout above is needed as well.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(between))
 }
 

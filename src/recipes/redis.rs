@@ -10,7 +10,7 @@ use timebox::{Hook, checkpoint, interruptible};
 
 use super::control::{self, AnyError, BOUND, Doubt, Failure, is_open, two_steps};
 
-/// Identifies a connection at its server. The server is asked once, after connecting.
+/// Identifies the session of a connection to the server. The server is asked once, after connecting.
 #[derive(Clone)]
 pub struct Session {
     pub id: i64,
@@ -35,7 +35,6 @@ fn server(connection: &mut impl ConnectionLike) -> Result<String, AnyError> {
 pub struct Control(control::Control<(Connection, Session)>);
 
 impl Control {
-    /// Connects.
     pub fn new(client: &Client) -> Result<Arc<Self>, AnyError> {
         Self::with_bound(client, BOUND)
     }
@@ -77,8 +76,8 @@ pub fn guarded<T: 'static>(
     Ok(interruptible(control.hook(session), command)??)
 }
 
-/// A connection on a socket that this code opens. Every command can be ended: by the server, or else by the shutdown of the
-/// socket.
+/// A connection on a socket that this code opens. Every command can be ended: by the server, or else by the shutdown of
+/// the socket.
 pub struct Connection {
     socket: TcpStream,
     parser: Parser,
@@ -91,8 +90,8 @@ impl Connection {
     pub fn connect(client: &Client, within: Duration) -> Result<(Self, Session), AnyError> {
         let info = client.get_connection_info();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("not a TCP address".into()) };
-        // There are at most five waits: one to connect, and four for the answers below. So each gets a fifth of the
-        // time.
+        // There are at most five waits: one to connect, and four for the answers below. So each wait gets a fifth of
+        // the time.
         let wait = within / 5;
         let server = (host.as_str(), *port).to_socket_addrs()?.next().ok_or("an unknown host")?;
         let socket = TcpStream::connect_timeout(&server, wait)?;
@@ -159,8 +158,8 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// Waits for a subscriber's next message. Waits in slices, because the server offers no way to end that wait. The end of a
-/// slice neither ends the subscription nor loses a message.
+/// Waits for a subscriber's next message. Waits in slices, because the server offers no way to end such a wait. The end
+/// of a slice neither ends the subscription nor loses a message.
 pub fn next_message(subscriber: &mut PubSub<'_>) -> Result<Msg, AnyError> {
     const SLICE: Duration = Duration::from_millis(20);
     subscriber.set_read_timeout(Some(SLICE))?;

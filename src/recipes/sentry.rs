@@ -15,7 +15,8 @@ pub struct Sentry {
 
 impl Sentry {
     /// `dsn` is what the server shows for a project: `https://KEY@HOST/PROJECT`. `None` if `dsn` has another form.
-    /// `timeout` limits each exchange with the server. Without it, a silent server would hold up all later events.
+    /// `timeout` limits each exchange with the server. Without a timeout, a silent server would hold up all later
+    /// events.
     pub fn new(dsn: &str, timeout: Duration) -> Option<Self> {
         let (scheme, rest) = dsn.split_once("://")?;
         let (key, rest) = rest.split_once('@')?;

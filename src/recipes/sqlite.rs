@@ -19,14 +19,14 @@ pub fn guarded<T: 'static>(
 
 /// Makes SQLite check the scope of the thread that uses the connection. Call this once, after opening the connection.
 pub fn look_at_scopes(connection: &mut Connection) -> rusqlite::Result<()> {
-    /// How often to try for a lock, at most. There is one try a millisecond, so a wait lasts at most five seconds. The
-    /// end of the scope ends it sooner.
+    /// The most tries for a lock. There is one try in a little more than a millisecond, so a wait lasts for somewhat
+    /// more than five seconds, or until the end of the scope.
     const PATIENCE: i32 = 5_000;
 
     // SQLite checks after every 1000 of its steps: every few tens of microseconds.
     connection.progress_handler(1000, Some(is_expired))?;
-    // SQLite's interrupt does not end a wait for a lock. So the wait consists of `timebox::sleep`s: these end with the
-    // scope.
+    // SQLite's interrupt does not end a wait for a lock. So the wait consists of calls of `timebox::sleep`, which end
+    // with the scope.
     connection.busy_handler(Some(|tries| tries < PATIENCE && sleep(Duration::from_millis(1)).is_ok()))
 }
 

@@ -16,7 +16,7 @@ pub fn abort_when_stuck(policy: Policy, after: Duration) -> Policy {
     })
 }
 
-/// Pings systemd until a scope is stuck: its expiry was `after` ago, and it is still open. Then the pings stop, so
+/// Pings systemd until a scope is stuck, that is, if it is still open `after` its expiry. Then the pings stop, so
 /// systemd ends the process.
 pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<Policy> {
     // `None`: systemd does not watch this program, or the program was started by hand.
@@ -39,7 +39,7 @@ pub fn withhold_ping_when_stuck(policy: Policy, after: Duration) -> io::Result<P
     }))
 }
 
-/// Writes the dump to the journal, and waits for the reports that are being written.
+/// Writes the dump to the standard error, and waits for the reports that are being written.
 fn write_out(dump: &Dump) {
     let text = format!("{dump}\n");
     let _ = io::stderr().lock().write_all(text.as_bytes());

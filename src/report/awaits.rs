@@ -1,4 +1,4 @@
-//! Where a pending future waits.
+//! Finds out where a pending future waits.
 //!
 //! A pending future is on no thread, so there is no stack that could be taken. But each leaf of it (a timer, a socket,
 //! a lock, a channel) has cloned the waker, during a poll, for whoever will wake the task. So one poll is made with a
@@ -28,17 +28,17 @@ use crate::sync::{Mutex, lock};
 /// How many stacks are taken in one poll, at most.
 const MOST_STACKS: usize = 32;
 
-/// The stacks that one poll took, without names.
+/// The stacks that one poll took. Their functions have no names yet.
 #[derive(Debug, Default)]
 pub(crate) struct AwaitCopies {
     stacks: Vec<Taken>,
     /// How many stacks were not taken, because the poll had taken [`MOST_STACKS`] already.
     left_out: u32,
-    /// How many times another thread cloned or woke the waker. Each is only counted, without a stack.
+    /// How many times another thread cloned or woke the waker. No stack is taken for such a clone or wake.
     elsewhere: u32,
 }
 
-/// A stack, from the innermost frame to the traced poll or further.
+/// A stack, from the innermost frame to the traced poll, or further out.
 #[derive(Debug)]
 enum Taken {
     /// A copy by this crate. `poll` is an address in the stack frame of the traced poll.
@@ -47,17 +47,16 @@ enum Taken {
     ByStd(OwnStack),
 }
 
-/// Where a future waits.
 #[derive(Debug, Default)]
 pub(crate) struct Awaits {
-    /// A stack for each place, from the leaf to the future that was polled.
+    /// One stack for each place at which the future waits. It goes from the leaf to the future that was polled.
     pub(crate) stacks: Vec<Stack>,
     /// What is not certain about the stacks, in sentences.
     pub(crate) notes: Vec<String>,
 }
 
 /// Polls the future, and copies a stack each time the future clones or wakes the waker. Each clone is a clone of the
-/// task's own waker, so nothing that is made here outlives the poll.
+/// task's own waker, so no clone refers to anything that this function owns.
 #[inline(never)] // stacks end at its name
 pub(crate) fn traced_poll<R>(waker: &Waker, poll: &mut dyn FnMut(&mut Context<'_>) -> R) -> (R, AwaitCopies) {
     let copies = Mutex::new(AwaitCopies::default());
@@ -98,8 +97,8 @@ pub fn awaits_of<R>(
 }
 
 impl AwaitCopies {
-    /// The unwound stacks, without names, for a profile. Its report finds the names later, and then calls [`places`].
-    /// Stacks [by std](Taken::ByStd) are left out.
+    /// The unwound stacks, without names, for a profile. The profile's report finds the names later, and then calls
+    /// [`places`]. Stacks [by std](Taken::ByStd) are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()
@@ -162,8 +161,8 @@ impl Taken {
             Self::ByStd(stack) => return Err(stack),
         };
         let mut raw = unwinder.unwind(&copy);
-        // Keeps only the frames inside the traced poll: the first frame with a `cfa` above `poll` is outside. A `cfa`
-        // of `u64::MAX` is unknown.
+        // Keeps only the frames inside the traced poll. The first frame with a `cfa` above `poll` is outside the traced
+        // poll. A `cfa` of `u64::MAX` is unknown.
         let outside = raw.frames.iter().position(|frame| frame.cfa > poll && frame.cfa != u64::MAX);
         if let Some(outside) = outside {
             raw.frames.truncate(outside);
@@ -173,8 +172,8 @@ impl Taken {
     }
 }
 
-/// Keeps one stack for each place: one of several equal stacks, and the longest of the stacks of one leaf future.
-/// Returns these stacks, and how many others were equal to one of them.
+/// Keeps one stack for each place: one of several equal stacks, and the longest of several stacks of one leaf future.
+/// Returns the kept stacks, and how many stacks were dropped because an equal stack was kept.
 pub(super) fn places(stacks: Vec<Stack>) -> (Vec<Stack>, u32) {
     let mut distinct: Vec<Stack> = Vec::new();
     let mut equal = 0;
@@ -203,7 +202,8 @@ fn is_of_one_leaf(a: &Stack, b: &Stack) -> bool {
     is_innermost && a.foreign && a.function == b.function
 }
 
-/// Whether both frames are in the same function at the same line. If a line is not known, the offsets are compared.
+/// Whether both frames are in the same function at the same line. If one of the lines is not known, the offsets are
+/// compared.
 fn is_same_place(a: &Frame, b: &Frame) -> bool {
     let is_same_line = match (a.line, b.line) {
         (Some(_), Some(_)) => (&a.file, a.line) == (&b.file, b.line),
@@ -215,8 +215,8 @@ fn is_same_place(a: &Frame, b: &Frame) -> bool {
 /// Leaves only the frames of the future. The traced waker and the frames inside it have taken the stack, so they are
 /// removed. The traced poll, the frames between it and the future, and all frames outside it are removed too.
 ///
-/// If traced polls are nested, a clone goes through each traced waker, from the inside to the outside. So a stack with
-/// two traced wakers belongs to the second traced poll from the inside.
+/// Traced polls may be nested. Then a clone goes through each traced waker, from the inside to the outside, and each of
+/// them takes a stack. So a stack with two traced wakers belongs to the second traced poll from the inside.
 fn trim(stack: &mut Stack) {
     let frames = &mut stack.frames;
     let mut polls = (0..frames.len()).filter(|&at| is_traced_poll(&frames[at].function));

@@ -1,6 +1,8 @@
-//! The stack of the calling thread, taken by std: for systems on which [`stack::own`](super::stack::own) cannot copy it.
+//! The stack of the calling thread, taken by std, for systems on which [`stack::own`](super::stack::own) cannot copy
+//! the stack.
 //!
-//! Std gives the frames of a backtrace as text only, and does not promise its form. A line that is not understood is skipped.
+//! Std gives the frames of a backtrace only as text, and does not promise the form of this text. A line that is not
+//! understood is skipped.
 
 use std::backtrace::Backtrace;
 
@@ -17,14 +19,14 @@ impl OwnStack {
         Self(Backtrace::force_capture())
     }
 
-    /// Finds the names.
     pub(super) fn resolve(&self) -> Stack {
-        // The alternate form has the addresses, and whole paths.
+        // The alternate form has the addresses, and the whole paths.
         parse(&format!("{:#}", self.0))
     }
 }
 
-/// Reads the text of a backtrace: for each frame a line with number, address and name, and mostly a line with the place.
+/// Reads the text of a backtrace. Each frame has a line with number, address and name. Most frames have a second line
+/// with the place.
 fn parse(text: &str) -> Stack {
     let mut frames: Vec<Frame> = Vec::new();
     let mut addresses = Vec::new();
@@ -40,14 +42,14 @@ fn parse(text: &str) -> Stack {
         }
     }
     for (at, frame) in frames.iter_mut().enumerate() {
-        // Frames with the same address are one call. All but the outermost of these frames were inlined into it.
+        // Frames with the same address are one call. All of them but the outermost were inlined into the outermost.
         frame.inlined = addresses.get(at + 1) == Some(&addresses[at]);
         frame.foreign = is_foreign(&frame.function, frame.file.as_deref(), "");
     }
     Stack { frames, truncated: false, approximate: false }
 }
 
-/// Parses a line such as `12:     0x5581ab3f - name`. Returns `None` for any other line.
+/// Parses a line such as `12:     0x5581ab3f - name`. `None` for any other line.
 fn parse_function(line: &str) -> Option<(u64, &str)> {
     let (number, rest) = line.split_once(": ")?;
     number.parse::<u32>().ok()?;
@@ -56,7 +58,7 @@ fn parse_function(line: &str) -> Option<(u64, &str)> {
     Some((address, function))
 }
 
-/// `/path/to/file.rs:12:5`; the column, and even the line, may be missing.
+/// Parses `/path/to/file.rs:12:5`. The column may be missing, and even the line.
 fn parse_place(place: &str) -> (Option<String>, Option<u32>) {
     let split = |text: &str| {
         let (head, number) = text.rsplit_once(':')?;
@@ -69,7 +71,7 @@ fn parse_place(place: &str) -> (Option<String>, Option<u32>) {
     }
 }
 
-/// The name without the hash at its end, which legacy mangling adds.
+/// Removes the hash at the end of a name. Legacy mangling adds such a hash.
 fn without_hash(function: &str) -> &str {
     match function.rsplit_once("::h") {
         Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => name,

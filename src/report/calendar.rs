@@ -1,8 +1,6 @@
-//! A moment as date and time, in UTC.
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Date and time of the Gregorian calendar. A moment before 1970 is shown as the first of 1970.
+/// Date and time of the Gregorian calendar. A moment before 1970 becomes the beginning of 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Utc {
     year: u64,
@@ -21,12 +19,12 @@ impl From<SystemTime> for Utc {
     }
 }
 
-/// The date that is this number of days after the first of January 1970.
+/// The year, month and day that is this number of days after the first of January 1970.
 ///
 /// The years are counted from the first of March, so that a leap day is the last day of its year. 400 such years, an
-/// era, have 146,097 days. A five-month cycle from March on has 153 days.
+/// era, have 146,097 days. The five months from March on have 153 days, and so do the five months from August on.
 fn date(days: u64) -> (u64, u64, u64) {
-    // Counts the days from the first of March of the year 0, instead of from the first of 1970.
+    // Makes `days` count from the first of March of the year 0.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -54,7 +52,7 @@ impl Utc {
         format!("{} {hour:02}:{minute:02}:{second:02}.{:03} UTC", self.day(), self.micros / 1_000)
     }
 
-    /// `20261128T152049.123456Z`, for names of files: sorted by name they are sorted by time.
+    /// `20261128T152049.123456Z`, for the names of files. Files that are sorted by such a name are sorted by time.
     pub(super) fn compact(self) -> String {
         self.rfc3339().replace(['-', ':'], "")
     }
@@ -72,7 +70,7 @@ mod tests {
     #[test]
     fn dates_of_the_calendar() {
         let shown = |seconds: u64| Utc::from(UNIX_EPOCH + Duration::from_secs(seconds)).plain();
-        // The expected texts are those of `date -u -d @seconds`.
+        // The expected texts come from `date -u -d @seconds`.
         assert_eq!(shown(0), "1970-01-01 00:00:00.000 UTC");
         assert_eq!(shown(951_782_399), "2000-02-28 23:59:59.000 UTC");
         assert_eq!(shown(951_782_400), "2000-02-29 00:00:00.000 UTC");

@@ -1,5 +1,3 @@
-//! What a report says.
-
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +24,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name of the kind in text and in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Slow => "slow",
@@ -46,11 +43,11 @@ impl fmt::Display for Kind {
 
 /// What is written down about a scope that ran too long.
 ///
-/// `{}` is the whole report as text for a terminal; its first line, the [`headline`](Self::headline), says the most important
-/// things. [`example`](Self::example) makes one to look at.
+/// `{}` is the whole report as text for a terminal. The first line, the [`headline`](Self::headline), says the most
+/// important things. [`example`](Self::example) makes an example of a report.
 ///
-/// Serialized, a report has the names of its fields, in this order. Durations are seconds, as numbers with a fraction. `began`
-/// is a text in the form of RFC 3339, in UTC: `2026-11-28T15:20:49.123456Z`. The place of a scope is a text
+/// Serialized, a report has the names of its fields, in this order. Durations are seconds, as numbers with a fraction.
+/// `began` is a text in the form of RFC 3339, in UTC: `2026-11-28T15:20:49.123456Z`. The place of a scope is a text
 /// (`src/main.rs:30:9`), and its fields are a map. Names of variants are in snake case.
 ///
 /// ```
@@ -72,7 +69,7 @@ pub struct Report {
     pub scope: ScopeInfo,
     /// The scopes that were open on the thread, innermost first: scopes within `scope`, `scope` itself, and scopes
     /// around it. If there were very many, the outermost are missing, and `notes` say so. For a future between two
-    /// polls: `scope`, and the scopes around it whose limits apply in it.
+    /// polls: `scope`, and the scopes around `scope` whose limits apply to the future.
     #[serde(serialize_with = "json::scopes")]
     pub chain: Vec<ScopeInfo>,
     /// When the scope was entered.
@@ -93,13 +90,13 @@ pub struct Report {
     pub process: Process,
     /// The thread on which the scope is open. `None` for a future between two polls.
     pub thread: Option<Thread>,
-    /// The stack of that thread, trimmed to the scope. Empty if no stack could be had: `notes` say why.
+    /// The stack of `thread`, up to the scope. Empty if no stack could be taken: `notes` say why.
     pub stacks: Vec<Stack>,
     /// For a pending future: one stack for each place at which it waits.
     pub awaits: Vec<Stack>,
-    /// For a pending future: its polls. Otherwise `None`.
+    /// For a pending future: how often and when it was polled. Otherwise `None`.
     pub polls: Option<Polls>,
-    /// How late the watchdog was when it looked. If this is long, the whole process got no processor.
+    /// How late the watchdog was when it looked at the scope. If this is long, the whole process got no processor.
     #[serde(serialize_with = "json::seconds")]
     pub watchdog_late: Duration,
     /// How many reports with the same stack were left out before this one.
@@ -197,7 +194,7 @@ pub struct Stack {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Frame {
-    /// The function, as the program's symbols name it; `module+offset` if there is no name.
+    /// The function, as the program's symbols name it. `module+offset` if there is no name.
     pub function: String,
     /// The source file, if the program has debug information.
     pub file: Option<String>,

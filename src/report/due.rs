@@ -1,13 +1,11 @@
-//! When the scopes of a thread are due for a report.
-
 use super::look::Event;
 use crate::scope::ScopeCopy;
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::NEVER;
 use crate::watchdog::NO_WARNING;
 
-/// The durations of the policy in force, in nanoseconds. The watchdog reads them here. So it never owns a policy, whose
-/// last owner drops the user's sinks.
+/// The durations of the policy in force, in nanoseconds. The watchdog reads these copies and never owns a policy,
+/// because the last owner of a policy drops the user's sinks.
 struct Durations {
     warn: AtomicU64,
     overdue: AtomicU64,
@@ -20,7 +18,7 @@ static DURATIONS: Durations = Durations {
     stuck: AtomicU64::new(NEVER),
 };
 
-// Relaxed for all durations: a look during a change of the policy may follow the old or the new policy.
+// Relaxed for all durations: while the policy changes, the watchdog may see durations of the old and of the new policy.
 fn get(duration: &AtomicU64) -> u64 {
     duration.load(Ordering::Relaxed)
 }
@@ -35,13 +33,12 @@ pub(super) fn set(warn: u64, overdue: u64, stuck: u64) {
     DURATIONS.stuck.store(stuck, Ordering::Relaxed);
 }
 
-/// Whether the policy has an `on_stuck`.
 pub(super) fn has_stuck() -> bool {
     get(&DURATIONS.stuck) != NEVER
 }
 
-/// The events that may be reported about the scope, in their order, and when each is due; [`NEVER`] if it is not
-/// reported.
+/// Each event that can be reported about the scope, and the time at which it is due. The time is [`NEVER`] if the event
+/// is not reported.
 pub(super) fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item = (Event, u64)> {
     let own = scope.own();
     let warn = match scope.warn_after {
@@ -61,7 +58,8 @@ pub(super) fn times(scope: &ScopeCopy, is_outermost: bool) -> impl Iterator<Item
     .into_iter()
 }
 
-/// The time of the scope's next report; `NEVER` if there will be none. `told` are the events that were reported.
+/// The first time after `now` at which the watchdog must report an event of the scope; `NEVER` if there is none. `told`
+/// is a set of [`Event`]s, as bits: the events that were reported before.
 pub(super) fn next_time(scope: &ScopeCopy, told: u8, now: u64) -> u64 {
     let left = times(scope, true).filter(|&(event, _)| event as u8 & told == 0);
     left.map(|(_, at)| at).filter(|&at| at > now).min().unwrap_or(NEVER)

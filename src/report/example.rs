@@ -1,5 +1,3 @@
-//! A report that was made up.
-
 use std::panic::Location;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,7 +5,7 @@ use super::contents::{Activity, Frame, Kind, Process, Report, Stack, Thread};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 
 impl Report {
-    /// A report that was made up: it shows what reports look like, and tries a sink out.
+    /// An invented report, to show what reports look like, or to try out a sink.
     ///
     /// ```
     /// use timebox::report::{Report, Sink, Stderr};

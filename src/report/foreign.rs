@@ -1,7 +1,7 @@
 //! Which functions are not the user's.
 
-/// Crates whose functions are folded in the text of a report: std, the runtimes with their locks and channels, web frameworks,
-/// system calls, and this crate.
+/// Crates whose functions are folded in the text of a report: std, the runtimes with their locks and channels, web
+/// frameworks, system calls, and this crate.
 #[rustfmt::skip] // a list of words
 const CRATES: [&str; 52] = [
     "std", "core", "alloc", "test", "panic_unwind", "hashbrown", "backtrace", "timebox",
@@ -17,8 +17,8 @@ const CRATES: [&str; 52] = [
 /// Parts of the paths of std's source files.
 const FOLDERS: [&str; 4] = ["/rustc/", "/rustlib/src/", "/library/std/src/", "/library/core/src/"];
 
-/// Parts of the paths of the source files of some of these crates. Needed for inlined functions, because only the last
-/// part of their name may be known.
+/// Parts of the paths of the source files of some of the [`CRATES`]. An inlined function is recognised by its path,
+/// because maybe only the last part of its name is known.
 const PACKAGES: [&str; 14] = [
     "/tokio-1",
     "/tokio-util-",
@@ -38,7 +38,8 @@ const PACKAGES: [&str; 14] = [
 
 /// The files of C libraries begin with these names. All functions of these files are foreign.
 const LIBRARIES: [&str; 7] = ["libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libgcc_s", "[vdso]"];
-/// Functions around `main`. They are foreign, although some are in the program's own file.
+/// Functions that call `main` or the function of a thread. They are foreign, although some are in the program's own
+/// file.
 const STARTS: [&str; 6] =
     ["_start", "__libc_start_main", "__libc_start_call_main", "main", "start_thread", "clone3"];
 
@@ -68,7 +69,7 @@ pub(super) fn is_own(function: &str, file: Option<&str>) -> bool {
     }
 }
 
-/// Whether this is a unit test. Unit tests count as the program's own code, even those of this crate.
+/// Whether a function is in a module of unit tests. Unit tests count as the program's own code, even in this crate.
 fn is_test(function: &str) -> bool {
     function.contains("::tests::")
 }

@@ -1,11 +1,10 @@
-//! The frames of a stack as lines of text.
-
 use std::fmt::{self, Display, Formatter};
 
 use super::contents::Frame;
 use crate::error::OneLine;
 
-/// The column of the places begins here at the latest. A function that is longer moves only its own place to the right.
+/// Function names are padded to at most this width, so that the places form a column. A longer name moves only its own
+/// place to the right.
 const WIDEST: usize = 64;
 
 /// A run of this many foreign frames, or more, is folded into one line.
@@ -14,11 +13,10 @@ const FOLD: usize = 2;
 /// Writes a stack as lines. A frame of the program's own code is one line. A run of foreign frames is folded into one
 /// line.
 ///
-/// If the program's innermost frame has called a foreign function, that function has a line too, since it says what the
-/// program wanted. A stack without frames of the program is written in full.
+/// If the program's innermost frame has called a foreign function, that function has a line of its own, because it says
+/// what the program wanted. A stack without frames of the program is written in full.
 pub(super) struct Frames<'a>(pub(super) &'a [Frame]);
 
-/// One line.
 enum Line<'a> {
     Frame(&'a Frame),
     Folded(&'a [Frame]),
@@ -85,7 +83,7 @@ impl Display for Frames<'_> {
     }
 }
 
-/// `file:line` of a frame. Without debug information: `module+offset`, or nothing if the frame's name is that already.
+/// `file:line` of a frame. Without debug information: `module+offset`. Nothing if the frame's name is `module+offset`.
 pub(super) struct Place<'a>(pub(super) &'a Frame);
 
 impl Display for Place<'_> {
@@ -95,7 +93,6 @@ impl Display for Place<'_> {
             (Some(file), None, _) => write!(f, "{}", OneLine(short(file))),
             (None, _, Some(module)) => {
                 let place = format!("{module}+{:#x}", self.0.offset);
-                // A function without a name is shown as its place. Then the place is not shown again.
                 if self.0.function == place { Ok(()) } else { write!(f, "{}", OneLine(&place)) }
             }
             _ => Ok(()),

@@ -1,5 +1,3 @@
-//! Putting a policy in force.
-
 use std::sync::Arc;
 
 use super::pending::PENDING;
@@ -8,10 +6,11 @@ use super::watch;
 use crate::scope::observe::observe_futures_with;
 
 impl Policy {
-    /// Puts the policy in force, in place of the one before. Fails if a sink says that it cannot write; then the policy before
-    /// stays.
+    /// Puts this policy in force, and ends the policy that was in force. Returns an error if a sink says that it cannot
+    /// write: then the earlier policy stays in force.
     ///
-    /// Reports that are being made go to the new sinks. What the sinks of the policy before have in their queues they still write.
+    /// The sinks of the earlier policy write what is in their queues. A report that is being made now goes to the new
+    /// sinks.
     ///
     /// ```
     /// use std::error::Error;
@@ -27,7 +26,7 @@ impl Policy {
     }
 }
 
-/// Ends the policy that is in force. Its sinks still write what is in their queues: [`flush`](super::flush) waits for that.
+/// Ends the policy that is in force. Its sinks write what is in their queues: [`flush`](super::flush) waits for them.
 ///
 /// ```
 /// use timebox::report;

@@ -19,7 +19,6 @@ pub(super) fn maybe_seconds<S: Serializer>(
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 
-/// Writes a time in the format of RFC 3339, with microseconds.
 pub(super) fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&Utc::from(*time).rfc3339())
 }
@@ -32,7 +31,7 @@ pub(super) fn scopes<S: Serializer>(scopes: &[ScopeInfo], serializer: S) -> Resu
     serializer.collect_seq(scopes.iter().map(Scope))
 }
 
-/// A scope whose limit is in seconds, like all durations of a report.
+/// Serializes a scope with its limit in seconds, like all durations of a report.
 struct Scope<'a>(&'a ScopeInfo);
 
 impl Serialize for Scope<'_> {

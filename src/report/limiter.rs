@@ -1,12 +1,11 @@
 //! Which reports are written, and which are left out because there are too many.
-//!
-//! Reads no clock: the callers pass the time.
 
 use std::collections::{HashMap, VecDeque};
 
 const MOST_STACKS: usize = 1024;
 
-/// At most so many scopes are remembered after a report about them was written. Of these, the end is reported too.
+/// At most this many scopes are remembered whose reports were written. The end of a scope is reported only if the scope
+/// is remembered.
 const MOST_SCOPES: usize = 1024;
 
 /// A bound of this many reports a minute, or more, counts as no bound.
@@ -14,13 +13,12 @@ const UNBOUNDED: u32 = 1 << 16;
 
 const MINUTE: u64 = 60_000_000_000;
 
-/// What a policy sets. Times and durations are in nanoseconds.
+/// Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) per_minute: u32,
     /// For this long after a report is written, no report with the same stack is written.
     pub(super) once_per: u64,
-    /// Before this time nothing is written.
     pub(super) quiet_until: u64,
 }
 
@@ -35,7 +33,6 @@ pub(super) struct Limiter {
     scopes: VecDeque<u64>,
 }
 
-/// What is known of a stack.
 #[derive(Clone, Copy, Debug)]
 struct Stack {
     /// When a report with this stack was last written. `None` if none was.
@@ -82,8 +79,8 @@ impl Limiter {
         Some(left_out)
     }
 
-    /// Whether the end of a scope is written: only if a report of the scope was written. A second call for the same
-    /// scope returns `false`.
+    /// Returns `true` if the end of a scope is to be written: a report of the scope was written, and this is the first
+    /// call for the scope.
     pub(super) fn admit_end(&mut self, scope: u64) -> bool {
         let at = self.scopes.iter().rposition(|&written| written == scope);
         at.and_then(|at| self.scopes.remove(at)).is_some()
@@ -96,8 +93,9 @@ impl Limiter {
         self.bounds.per_minute >= UNBOUNDED || self.written.len() < self.bounds.per_minute as usize
     }
 
-    /// Forgets a quarter of the stacks. First go the stacks that are no longer needed: no report of the stack was left
-    /// out, and its next report would be new again. Among equals, the stack with the oldest report goes first.
+    /// Forgets a quarter of the stacks. First go the stacks that are not needed: none of their reports was left out,
+    /// and their next report would not be held back by `once_per`. Among equals, the stack whose last report is the
+    /// oldest goes first.
     fn forget_some(&mut self, now: u64) {
         let once_per = self.bounds.once_per;
         let is_needed = |stack: &Stack| {

@@ -11,10 +11,10 @@ use crate::error::{Fields, ScopeId, ScopeInfo};
 use crate::scope::{ReadMemory, ScopeCopy, ScopeKind};
 use crate::time::{NEVER, clock};
 
-/// How long the reporter waits until a running thread has handled the signal, and so has copied itself.
+/// How long the reporter waits until a running thread has copied its own stack, in the handler of a signal.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// What a report is about.
+/// Why a scope is reported. Each value is one bit, so that a `u8` can be a set of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Slow = 1,
@@ -33,9 +33,10 @@ pub(crate) struct Look {
     pub(super) scope: ScopeKey,
     pub(super) frame: u64,
     pub(super) begun: Begun,
-    /// By how much the watchdog was late.
+    /// How late the watchdog was, in nanoseconds.
     pub(super) late: u64,
-    /// The times of the thread at an earlier look, and the time of that look. `None` if there was no such look.
+    /// When an earlier look at the thread was, and the processor times of the thread then. `None` without an earlier
+    /// look.
     pub(super) before: Option<(u64, CpuTimes)>,
 }
 
@@ -49,7 +50,8 @@ impl From<Event> for Kind {
     }
 }
 
-/// `None` if the scope has been left before the thread was copied, or if a debugger holds the process.
+/// Returns `None`, so there is no report, if the scope was left before the thread was copied, if a debugger is attached
+/// to the process, or if the copy may be nonsense.
 pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     let copy = match look.begun {
         Begun::Copied(copy) => copy,
@@ -62,7 +64,7 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     }
     let scope = &scopes[at];
     let infos = |scope| info(scope, copy.is_consistent);
-    // `info` returns `None` if the scope's place is not known. Then the copy may be nonsense, so there is no report.
+    // `info` returns `None` if the scope's place is not known. Then the copy may be nonsense.
     let chain: Vec<ScopeInfo> = scopes.iter().map(infos).collect::<Option<_>>()?;
     let mut notes = copy.notes();
     if copy.scopes.is_cut {
@@ -89,8 +91,8 @@ pub(super) fn make(look: Look, tools: &mut Tools) -> Option<Report> {
     })
 }
 
-/// The report that a scope has ended. The scope was open at `seen`, and was not open any more at `now`. `None` if no
-/// report of the scope is kept: then its label and its thread are not known.
+/// The report that a scope has ended. The scope was open at `seen`, and it was no longer open at `now`. Returns `None`
+/// if no earlier report of the scope is kept: then its label and its thread are not known.
 pub(super) fn ended(scope: ScopeKey, seen: u64, now: u64) -> Option<Report> {
     let before = super::recent::recent_of(scope)?;
     let since = |at: u64| Duration::from_nanos(at.saturating_sub(scope.entered));
@@ -117,7 +119,7 @@ pub(super) fn time_of(at: u64) -> SystemTime {
     now.checked_sub(ago).unwrap_or(now)
 }
 
-/// `before`: the time of an earlier look, and the thread's times then.
+/// `before`: the time of an earlier look at the thread, and the thread's processor times then.
 pub(super) fn thread(copy: &Copy, before: Option<(u64, CpuTimes)>) -> Thread {
     let activity = match (copy.state, copy.call) {
         (State::Running, _) => Activity::Running,

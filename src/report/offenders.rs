@@ -1,5 +1,3 @@
-//! Which code is slow again and again: reports counted by stack.
-
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -31,11 +29,11 @@ const MOST_SCOPES: usize = 1024;
 pub struct Offenders {
     /// The stacks that were reported. The stack with the longest total comes first.
     pub stacks: Vec<Offender>,
-    /// At most 256 stacks are counted one by one. This is the sum of all others.
+    /// At most 256 stacks are counted one by one. This is the sum of all other stacks.
     pub others: Total,
 }
 
-/// What was reported with one stack.
+/// The scopes that were reported with one stack.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Offender {
@@ -63,11 +61,12 @@ pub struct Total {
     pub worst: Duration,
 }
 
-/// Which code was slow since the process began: by stack, how often, for how long in total, and at worst.
+/// Which code was slow since the process began. For each stack: how often, for how long in total, and for how long at
+/// worst.
 ///
-/// A scope counts once, with the stack of its first report, however many reports there are of it. It counts also if its reports
-/// were left out because their stack had been written a short while before. Reports do not count if the process or the thread
-/// got no processor.
+/// A scope counts once, with the stack of its first report, however many reports there are of it. It counts even if its
+/// reports were left out because a report with the same stack had been written a short while before. Reports do not
+/// count if the process or the thread got no processor.
 ///
 /// ```
 /// // Say, at a page for administrators, or on a signal.
@@ -95,7 +94,8 @@ static OFFENDERS: PerProcess<Mutex<Option<Table>>> = PerProcess::new(Mutex::new(
 struct Table {
     stacks: HashMap<Key, Offender>,
     others: Total,
-    /// The scopes that were counted last, oldest first. So a later report of such a scope does not count it again.
+    /// The scopes that were counted last, oldest first. A later report of one of these scopes does not count the scope
+    /// again.
     scopes: VecDeque<Counted>,
 }
 
@@ -173,8 +173,8 @@ impl Offender {
     }
 }
 
-/// The innermost frames of the program's own code. Of several stacks, the first in alphabetical order counts. (A future
-/// may poll its places in any order, and the result must always be the same.)
+/// The innermost frames of the program's own code. Of several stacks, the first in alphabetical order is taken: a
+/// future may poll its places in any order, and the result must always be the same.
 fn top(report: &Report) -> Vec<Frame> {
     let own = |stack: &Stack| -> Vec<Frame> {
         stack.frames.iter().filter(|frame| !frame.foreign).take(FRAMES).cloned().collect()

@@ -1,7 +1,7 @@
 //! Reports of futures that are pending: where they wait.
 //!
-//! `scope/observe.rs` wakes a pending future once it is slow or overdue. The poll after that is traced here, and so is
-//! the poll at the expiry.
+//! `scope/observe.rs` wakes a pending future once it is slow or overdue. This module traces the next poll of the
+//! future, and also its poll at the expiry.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -15,7 +15,6 @@ use super::tools::Tools;
 use super::{due, look, state};
 use crate::scope::observe::{Ending, Event, FutureObserver, Traced};
 
-/// The observer of futures.
 pub(super) struct Pending;
 
 pub(super) static PENDING: Pending = Pending;
@@ -27,7 +26,6 @@ impl FutureObserver for Pending {
         poll: &mut dyn FnMut(&mut Context<'_>) -> bool,
     ) -> Option<Arc<dyn Ending>> {
         let (is_pending, copies) = traced_poll(traced.waker, poll);
-        // The future is done, so there is nothing to report.
         if !is_pending {
             return None;
         }

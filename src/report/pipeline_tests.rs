@@ -1,5 +1,3 @@
-//! From a job to the sinks.
-
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +16,7 @@ use crate::time::clock;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Lets one of these tests run at a time, since they share the policy and the reporter of the process.
+/// Lets only one of these tests run at a time, because they share the policy and the reporter of the process.
 pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +47,7 @@ fn send_one(function: &'static str) -> ScopeKey {
     scope
 }
 
-/// A sink that keeps the functions of the reports.
+/// A sink that keeps the name of each report's innermost function.
 fn collecting() -> (impl Sink, Arc<Mutex<Vec<String>>>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&all);
@@ -134,8 +132,8 @@ fn a_sink_that_hangs_fails_or_panics_harms_no_other() {
     }
     drop(open);
     assert!(flush(LONG));
-    // 65 more reports are lost. Without `open`, the write that hangs fails, and so do the writes of the 64 reports in
-    // the queue.
+    // The drop of `open` makes the hanging write fail, and the writes of the 64 reports in the queue too. So 65 more
+    // reports are lost.
     assert_eq!(dropped(), before + 2 * 71 + 6 + 65);
     assert_eq!(written.lock().unwrap().len(), 71);
     uninstall();
@@ -320,7 +318,7 @@ fn a_policy_that_is_replaced_writes_what_it_has_and_goes() {
     open.send(()).unwrap();
     assert!(flush(LONG));
     assert_eq!(*written.lock().unwrap(), ["c"]);
-    // Its thread ends.
+    // The thread of the first sink ends, and drops the sink.
     while !is_dropped.load(SeqCst) {
         std::thread::yield_now();
     }

@@ -1,5 +1,3 @@
-//! What is reported, how often, and where to.
-
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +16,7 @@ use crate::time::clock;
 
 /// Which scopes of the process are reported, and where to.
 ///
-/// One line in `main`: from then on every outermost scope that is open for more than five seconds is written down with its
+/// After one line in `main`, every outermost scope that is open for more than five seconds is written down with its
 /// stack, whoever opened it.
 ///
 /// ```
@@ -52,8 +50,8 @@ type OnStuck = Arc<dyn Fn(&Dump) + Send + Sync>;
 
 type Exempt = Box<dyn Fn(&ScopeInfo) -> bool + Send + Sync>;
 
-/// Why a policy was not installed: a sink says that it cannot write, or this is a forked child whose parent was changing its
-/// policy at the fork. The [`source`](std::error::Error::source) says which.
+/// Why a policy was not installed: a sink says that it cannot write, or this is a forked child whose parent was
+/// changing its policy at the fork. The [`source`](std::error::Error::source) says which.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 #[non_exhaustive]
@@ -99,9 +97,12 @@ impl Policy {
         self
     }
 
-    /// Calls this with a [dump](super::dump()) of all threads when a scope is still open so long after its expiry: the last step
-    /// before the process is killed, from inside or by its supervisor. It is called on a thread of its own. Scopes that get
-    /// stuck while it runs share the next call. It is not called while a debugger holds the process. A panic in it ends there.
+    /// Calls `f` with a [dump](super::dump()) of all threads if a scope is still open when the time `after` has passed
+    /// since its expiry. Use this for a last step before the process is killed, by itself or by its supervisor.
+    ///
+    /// `f` is called on a thread of its own. All scopes that get stuck while `f` runs share the next call. `f` is not
+    /// called while a debugger is attached to the process. If `f` panics, the panic is caught, and nothing else
+    /// happens.
     ///
     /// ```
     /// use std::time::Duration;
@@ -127,22 +128,22 @@ impl Policy {
     /// Writes at most one report of the same kind and with the same stack in this time: 60 seconds unless set. The next
     /// report that is written says how many were left out, in [`suppressed`](super::Report::suppressed).
     ///
-    /// Two stacks are the same if they have the same functions in the same order. For a blocked thread the lines must
-    /// be the same too. If a stack has frames of the program's own code, only these frames count. The last 1024 stacks
-    /// are remembered.
+    /// Two stacks are the same if they have the same functions in the same order. Unless the thread was running, the
+    /// lines must be the same too. If a stack has frames of the program's own code, only these frames count. The last
+    /// 1024 stacks are remembered.
     pub fn once_per(mut self, time: Duration) -> Self {
         self.once_per = time;
         self
     }
 
-    /// Writes nothing during this time after the installation, since a program that warms up is slow.
+    /// Writes nothing during this time after the installation, because a program that warms up is slow.
     pub fn quiet_for(mut self, time: Duration) -> Self {
         self.quiet_for = time;
         self
     }
 
-    /// Leaves out scopes for which this is true. It is called on the thread that makes reports. A scope for which it panics is
-    /// reported.
+    /// Leaves out the reports of each scope for which `is_exempt` returns `true`. It is called on the thread that makes
+    /// reports. If it panics, the scope is reported.
     ///
     /// ```
     /// use timebox::report::Policy;
@@ -155,7 +156,7 @@ impl Policy {
         self
     }
 
-    /// Writes reports to this sink too.
+    /// Adds a sink, to which reports are written.
     ///
     /// ```
     /// use timebox::report::{Policy, Report, Stderr};
@@ -168,7 +169,8 @@ impl Policy {
         self
     }
 
-    /// Makes the policy ready to be put in force. Fails if a sink cannot write.
+    /// Checks the sinks, and returns the policy in the form that can be put in force. Returns an error if a sink cannot
+    /// write.
     pub(super) fn checked(self) -> Result<Installed, InstallError> {
         for sink in &self.sinks {
             sink.check().map_err(|source| InstallError {
@@ -234,7 +236,7 @@ impl Installed {
         self.stuck.as_ref().map(|(_, f)| Arc::clone(f))
     }
 
-    /// Whether the user wants no reports of this scope. Called on the reporter thread only, since it runs the user's code.
+    /// Whether the user wants no reports of this scope. Runs the user's code, so only the reporter thread calls this.
     pub(super) fn is_exempt(&self, scope: &ScopeInfo) -> bool {
         let Some(exempt) = &self.exempt else { return false };
         match catch_unwind(AssertUnwindSafe(|| exempt(scope))) {
@@ -274,9 +276,9 @@ pub(crate) fn current() -> Option<Arc<Installed>> {
     CURRENT.get()?.lock()?.clone()
 }
 
-/// Puts another policy in force, or none. Fails if a fork has lost the lock of the policy.
+/// Puts another policy in force, or none. Returns an error if the lock of the policy was lost in a fork.
 ///
-/// Calls `tell` with the new policy, under that lock. So if two threads replace the policy at the same time, the last
+/// Calls `tell` with the new policy, under the lock. So if two threads replace the policy at the same time, the last
 /// `tell` is about the policy that stays in force.
 pub(super) fn replace(
     new: Option<Arc<Installed>>,
@@ -292,13 +294,13 @@ pub(super) fn replace(
     tell(new.as_deref());
     let old = std::mem::replace(&mut *current, new);
     drop(current);
-    // Outside the lock, since it may drop the user's sinks.
+    // Dropped outside the lock, because this may drop the user's sinks.
     drop(old);
     Ok(())
 }
 
-/// Gives a policy back. The last owner drops the user's sinks and closures, which may hang or panic. So a new thread
-/// drops them, not the thread that makes reports.
+/// Drops a reference to a policy. The last reference drops the user's sinks and closures, which may hang or panic. So a
+/// new thread drops it, not the thread that makes reports.
 pub(super) fn release(policy: Arc<Installed>) {
     let Some(policy) = Arc::into_inner(policy) else { return };
     // If no thread can be started, `spawn` drops its closure, and with it the policy, on this thread.

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 /// How much of a file is read, at most. A table of sockets has about 150 bytes for each socket.
 const MOST_BYTES: u64 = 4 << 20;
 
-/// The lines of a file, until it ends or the bound is reached. Bytes that are no UTF-8 are replaced.
+/// The lines of a file, up to `MOST_BYTES`. There are none if the file cannot be opened. Bytes that are no UTF-8 are
+/// replaced.
 pub(super) fn lines(path: &str) -> impl Iterator<Item = String> {
     let file = File::open(path).ok();
     let mut file = file.map(|file| BufReader::with_capacity(64 << 10, file.take(MOST_BYTES)));
@@ -16,7 +17,6 @@ pub(super) fn lines(path: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// The first line of a file.
 pub(super) fn line(path: &str) -> Option<String> {
     lines(path).next()
 }

@@ -1,5 +1,5 @@
-//! A bounded queue with a thread behind it. The thread is started when there is work, and ends when there was none for
-//! long. While somebody [holds](Queue::hold) the queue, the thread stays.
+//! A bounded queue with a thread behind it. The thread is started when there is work, and ends when no work has come
+//! for `KEEP_ALIVE`. While somebody [holds](Queue::hold) the queue, the thread stays.
 //!
 //! Invariant: `submitted` is `served + waiting.len()`, plus one while the thread works on an item. Items are served in
 //! the order in which they were submitted.
@@ -11,16 +11,14 @@ use std::time::Duration;
 use crate::sync::{Condvar, Mutex, lock, wait};
 use crate::time::clock;
 
-/// A thread with nothing to do waits this long for work, then ends. Shorter in tests.
+/// A thread with nothing to do waits this long for work, then ends.
 const KEEP_ALIVE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
-/// How many reports may wait in a queue.
 pub(super) const CAPACITY: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     state: Mutex<State<T>>,
-    /// How many items may wait.
     capacity: usize,
     /// The queue's thread waits here for an item.
     work: Condvar,
@@ -32,7 +30,7 @@ struct State<T> {
     waiting: VecDeque<T>,
     submitted: u64,
     served: u64,
-    /// Whether the queue has a thread, or one is being started.
+    /// Whether the queue has a thread, or a thread is being started.
     has_thread: bool,
     /// How many holders the queue has: see [`Queue::hold`].
     holds: usize,
@@ -46,10 +44,12 @@ impl<T> Queue<T> {
         Self { state: Mutex::new(state), capacity, work: Condvar::new(), progress: Condvar::new() }
     }
 
-    /// Queues the item. If the queue is full, gives the item back. `start` starts a thread that calls
-    /// [`serve`](Self::serve), and returns whether it could. If it could not, the item waits for the next try.
+    /// Queues the item. If the queue is full, returns the item as an `Err`. `start` must start a thread that calls
+    /// [`serve`](Self::serve), and returns `false` if it could not. Then the item waits until a later call starts a
+    /// thread.
     ///
-    /// This waits for nobody. It allocates nothing while the queue is held.
+    /// This does not wait until there is room, nor until the item is served. It allocates nothing while the queue is
+    /// held.
     pub(super) fn submit(&self, item: T, start: impl FnOnce() -> bool) -> Result<(), T> {
         let mut state = lock(&self.state);
         if state.waiting.capacity() < self.capacity {
@@ -78,7 +78,7 @@ impl<T> Queue<T> {
     fn make_room(&self) {
         let mut room = VecDeque::with_capacity(self.capacity);
         let mut state = lock(&self.state);
-        // The queue has no room, so no item waits in it.
+        // A queue without room has no items, so the swap loses none.
         if state.waiting.capacity() < self.capacity {
             std::mem::swap(&mut state.waiting, &mut room);
         }
@@ -98,7 +98,6 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Ends a [`hold`](Self::hold).
     pub(super) fn release(&self) {
         let mut state = lock(&self.state);
         state.holds = state.holds.saturating_sub(1);
@@ -112,7 +111,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Serves one item after another, until there was none for long, or the queue is closed and empty.
+    /// Serves one item after another. Returns if the queue is closed and empty, or if no item has come for
+    /// `KEEP_ALIVE`. While the queue is held, it waits for items without a limit.
     pub(super) fn serve(&self, mut serve: impl FnMut(T)) {
         let mut state = lock(&self.state);
         loop {
@@ -148,7 +148,8 @@ impl<T> Queue<T> {
         self.work.notify_one();
     }
 
-    /// Waits until everything that was submitted before this call is served. `false` if the time `until` comes first.
+    /// Waits until everything that was submitted before this call is served, and returns `true`. Returns `false` if the
+    /// time `until` comes first.
     pub(super) fn wait(&self, until: u64, start: impl FnOnce() -> bool) -> bool {
         let mut state = lock(&self.state);
         let target = state.submitted;

@@ -6,11 +6,11 @@ use crate::error::TimeoutError;
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock};
 
-/// How many reports are kept.
+/// How many reports are kept of those that were written, and of those that were left out.
 const MOST: usize = 64;
 
-/// Identifies a scope by where and when it was opened. Used because a scope may have no `ScopeId` yet, and only its own
-/// thread can give it one.
+/// Identifies a scope by where and when it was opened. A `ScopeId` would not do: a scope may have none yet, and only
+/// the scope's own thread can give it one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ScopeKey {
     /// The address of the `Location` at which the scope was opened.
@@ -22,8 +22,7 @@ pub(crate) struct ScopeKey {
 #[derive(Debug)]
 struct Recent {
     written: VecDeque<(ScopeKey, Arc<Report>)>,
-    /// Reports that were left out, since their stack had been written a short while before. A scope's error finds the
-    /// scope's report here.
+    /// Reports that the limiter left out. The error of a scope can show the scope's report even then.
     left_out: VecDeque<(ScopeKey, Arc<Report>)>,
 }
 
@@ -36,10 +35,11 @@ impl Recent {
 static RECENT: PerProcess<Mutex<Recent>> =
     PerProcess::new(Mutex::new(Recent::new()), || Mutex::new(Recent::new()));
 
-/// The last 64 reports of this process, oldest first, also those that no sink has written yet, and if there is no
-/// [`Policy`](super::Policy) and so no sink.
+/// The last 64 reports of this process, oldest first. A report is here as soon as it is made, before the sinks have
+/// written it. Reports that are made without a [`Policy`](super::Policy) are here too.
 ///
-/// Reports that a policy leaves out, since it wrote one with the same stack a short while before, are not among them.
+/// Reports that were left out are not here, for example because a report with the same stack was written a short while
+/// before.
 ///
 /// ```
 /// for report in timebox::report::recent() {
@@ -52,12 +52,13 @@ pub fn recent() -> Vec<Arc<Report>> {
 }
 
 impl TimeoutError {
-    /// The report of the scope that is over, if the policy in force had one made: the last one that was made while the scope was
-    /// open. A report that is left out of the files, since one with the same stack was written a short while before, is found here
-    /// too.
+    /// The last report about the scope that is over, of those that were made while the scope was open. `None` if there
+    /// is none. A report that the policy has left out, because a report with the same stack was written a short while
+    /// before, is found here too.
     ///
-    /// A report is made on a thread of its own, which takes some milliseconds. Until then this is `None`;
-    /// [`flush`](super::flush) waits for it. The last 64 reports are kept.
+    /// Another thread makes the report, which takes some milliseconds. Until then this is `None`;
+    /// [`flush`](super::flush) waits for the report. Only the last reports of the process are kept: 64 that were
+    /// written, and 64 that were left out.
     ///
     /// ```
     /// use std::time::Duration;

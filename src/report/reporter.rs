@@ -28,14 +28,14 @@ pub(crate) struct Job {
     pub(crate) make: Make,
 }
 
-/// How a report is made. Each way returns `None` if there is nothing to report any more. If it panics, the report is
+/// How a report is made. Each way returns `None` if there is nothing to report any more. If a way panics, the report is
 /// counted as lost.
 ///
 /// The watchdog uses `Look`, `Ended` and `Shared`, for which it need not allocate.
 pub(crate) enum Make {
-    /// Of a look at a thread.
+    /// The report of what a look at a thread has seen.
     Look(Look),
-    /// Of the end of a scope, which was open at `seen`, and was not open any more at `now`.
+    /// The report that a scope has ended. The scope was open at `seen`, and was no longer open at `now`.
     Ended {
         seen: u64,
         now: u64,
@@ -82,9 +82,9 @@ static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporte
 /// for errors.
 const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
-/// Hands a report to the thread that makes it. If too many reports wait already, this report is lost, and counted.
+/// Hands a job to the thread that makes reports. If too many jobs wait already, this report is lost, and counted.
 ///
-/// This waits for nobody. It allocates nothing while the thread is [held](hold).
+/// This does not wait for the report. It allocates nothing while the thread is [held](hold).
 pub(crate) fn submit(job: Job) {
     count_forks();
     if let Err(job) = REPORTER.get().queue.submit(job, start) {
@@ -112,9 +112,11 @@ fn start() -> bool {
     os::spawn("timebox-reporter", body).is_ok()
 }
 
-/// Waits until all reports of what happened until now are written, for at most this time. Says whether they are.
+/// Waits until the sinks have written all reports that were begun before this call, but at most for this time. Returns
+/// `true` if they have, and `false` if the time was too short.
 ///
-/// Reports that a sink failed to write count as written. Call this before the process exits: reports that wait are lost then.
+/// Reports that a sink failed to write count as written. Call this before the process exits: otherwise the reports that
+/// wait are lost.
 ///
 /// ```
 /// use std::time::Duration;

@@ -13,7 +13,8 @@
 //! 3. A thread that mostly waited for a processor is not reported, unless it has used as much processor time as the
 //!    duration. But it counts for rule 2, since its worker stands still too.
 //!
-//! If no thread is reported, the search is repeated once the worker has stood still for three times as long.
+//! If a search does not find a stuck thread for each worker that stands still, the next search comes once the worker
+//! has stood still for three times as long.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -42,7 +43,6 @@ const LOOKS: u64 = 4;
 const LEAST_INTERVAL: u64 = 1_000_000;
 const MOST_INTERVAL: u64 = 1_000_000_000;
 
-/// How many threads of the process are looked at, at most.
 const MOST_THREADS: usize = 512;
 
 /// How long the reporter waits for the copy of a running thread.
@@ -54,11 +54,11 @@ const WAIT: Duration = Duration::from_millis(100);
 /// This works for both flavours. A worker that waits for a processor is not reported. A worker that makes many short
 /// polls is not reported either, unless 61 polls in a row take that long: tokio tells how busy a worker was only after
 /// so many polls. Threads of `spawn_blocking` may block, and so may code in `block_in_place`. The future of `block_on`
-/// is watched on a runtime of one thread only, since otherwise no worker polls it.
+/// is watched only on a runtime of one thread, because on other runtimes no worker polls it.
 ///
-/// This sets the builder's `on_thread_start` and `on_thread_park`, of which tokio keeps one each. If you need them yourself, call
-/// [`watch_current_runtime`] in the runtime instead. If the builder builds several runtimes, the first one is watched. The
-/// runtime gets one task more, which ends with it.
+/// This sets the builder's `on_thread_start` and `on_thread_park`. Tokio keeps only one callback of each kind. If you
+/// need them yourself, call [`watch_current_runtime`] in the runtime instead. If the builder builds several runtimes,
+/// only the first one is watched. The runtime gets one more task, which ends with the runtime.
 ///
 /// ```
 /// use std::time::Duration;
@@ -87,7 +87,7 @@ pub fn watch_runtime(builder: &mut Builder, duration: Duration) {
     builder.on_thread_start(watch_it.clone()).on_thread_park(watch_it);
 }
 
-/// As [`watch_runtime`], for the runtime in which this is called, such as that of `#[tokio::main]`.
+/// Like [`watch_runtime`], for the runtime in which this is called, such as that of `#[tokio::main]`.
 ///
 /// Call it once: a second call makes each report twice.
 ///
@@ -109,7 +109,7 @@ pub fn watch_current_runtime(duration: Duration) {
     Watch::start(&Handle::current(), duration, Location::caller());
 }
 
-/// The watch over one runtime. A timer calls it as a waker, and then it looks at the workers.
+/// The watch over one runtime. The watchdog wakes it like a task. Then it looks at the workers.
 struct Watch {
     metrics: RuntimeMetrics,
     has_one_thread: bool,
@@ -122,29 +122,28 @@ struct Watch {
 #[derive(Default)]
 struct State {
     workers: Vec<Worker>,
-    /// When the next look is planned.
     next: u64,
     /// Whether the runtime has been shut down.
     is_over: bool,
-    /// Whether the reporter is to read the processor times of the threads.
     must_read_times: bool,
     /// For each thread, by its id: when its processor times were read, and the times. They are read when a worker has
     /// made no progress for half of the duration.
     before: Arc<HashMap<u32, (u64, CpuTimes)>>,
 }
 
-/// What is known of a worker.
 #[derive(Clone, Copy, Default)]
 struct Worker {
-    /// How often it has parked, plus how often it has unparked. So the number is odd while the worker is parked.
+    /// How often the worker has parked, plus how often it has unparked. So the number is odd while the worker is
+    /// parked.
     parks: u64,
     busy: Duration,
     /// Since when `parks` and `busy` have not changed.
     since: u64,
-    /// Whether `parks` and `busy` have not changed for half of the duration. Then the times of the threads were read.
+    /// Whether the reporter was asked to read the times of the threads, because `parks` and `busy` have not changed for
+    /// half of the duration.
     is_suspect: bool,
-    /// When to search for the worker's thread. [`u64::MAX`] if a search has found a stuck thread: then there is no
-    /// other search until the worker moves.
+    /// When to search for the worker's thread. [`u64::MAX`] if a search has found the threads of all workers that stand
+    /// still: then there is no other search until the worker moves.
     search_at: u64,
     /// Whether the reporter is to search for the worker's thread.
     is_missing: bool,
@@ -211,7 +210,7 @@ impl Watch {
         thread::schedule(next, Waker::from(self));
     }
 
-    /// Runs on the watchdog.
+    /// Runs on the watchdog thread.
     fn look(self: Arc<Self>) {
         let now = clock::real_now();
         let mut state = lock(&self.state);
@@ -252,7 +251,7 @@ impl Watch {
         reporter::submit(Job { scope, make });
     }
 
-    /// Runs on the reporter.
+    /// Runs on the reporter thread.
     fn remember_times(&self) {
         let times = |tid: u32| Some((tid, (clock::real_now(), Target::new(tid, 0).times()?)));
         let before: HashMap<_, _> = state::threads(MOST_THREADS).into_iter().filter_map(times).collect();
@@ -261,8 +260,8 @@ impl Watch {
         drop(before);
     }
 
-    /// The numbers of the workers whose threads are to be searched for. The list is allocated without the lock, for which
-    /// the watchdog waits.
+    /// The numbers of the workers whose threads are to be searched for. The list is allocated without the lock, because
+    /// the watchdog may wait for the lock.
     fn take_missing(&self) -> Vec<usize> {
         let mut missing = Vec::with_capacity(self.metrics.num_workers());
         let mut state = lock(&self.state);
@@ -273,7 +272,7 @@ impl Watch {
         missing
     }
 
-    /// Runs on the reporter's thread. Looks for the threads of the workers that stand still (`missing`), and makes
+    /// Runs on the reporter thread. Looks for the threads of the workers that stand still (`missing`), and makes
     /// reports of the stuck ones. Returns the first of these reports, and submits the others.
     fn search(&self, missing: &[usize], tools: &mut Tools) -> Option<Report> {
         if state::is_traced() {
@@ -300,7 +299,8 @@ impl Watch {
             return None;
         }
         if in_poll.len() == still.len() {
-            // All are found. Otherwise a later search looks for the others.
+            // The thread of each worker is found, so no further search is needed. Otherwise a later search looks for
+            // the missing threads.
             let mut state = lock(&self.state);
             for (index, since) in still {
                 let worker = &mut state.workers[index];
@@ -317,7 +317,7 @@ impl Watch {
         Some(first)
     }
 
-    /// Since when the worker stands still. `None` if it has moved on since the last look.
+    /// Since when the worker has stood still. `None` if it has moved on since the last look.
     fn still_since(&self, index: usize) -> Option<u64> {
         let worker = lock(&self.state).workers[index];
         let parks = self.metrics.worker_park_unpark_count(index);
@@ -325,7 +325,7 @@ impl Watch {
         ((parks, busy) == (worker.parks, worker.busy)).then_some(worker.since)
     }
 
-    /// `None` if the thread is not inside a poll.
+    /// Copies the thread, and finds out what it has done since `before`. `None` if the thread is not inside a poll.
     fn look_at(&self, tid: u32, before: Option<(u64, CpuTimes)>, tools: &mut Tools) -> Option<InPoll> {
         let target = Target::new(tid, 0);
         let copy = match stack::begin(&target) {
@@ -389,7 +389,7 @@ impl Watch {
 struct InPoll {
     was: Was,
     copy: Copy,
-    /// From the innermost frame to the poll.
+    /// The frames from the innermost one to the poll.
     stack: Stack,
     notes: Vec<String>,
     before: Option<(u64, CpuTimes)>,
@@ -398,11 +398,11 @@ struct InPoll {
 /// What a thread did since its times were read for `State::before`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Was {
-    /// It has not run.
+    /// The thread has not run.
     Blocked,
     Running,
-    /// It mostly waited for a processor. Or nothing can be said: its times are not known, or were read only a short
-    /// while ago.
+    /// The thread mostly waited for a processor. Or nothing can be said, because its times are not known, or were read
+    /// only a short while ago.
     Starved,
 }
 

@@ -22,13 +22,12 @@ const INTERVAL_FRACTION: u64 = 50;
 /// meanwhile. So the look reads again until it has seen all reported scopes.
 const PEEKS: usize = 4;
 
-/// What was seen of the scopes of all threads.
 pub(super) struct Seen {
     /// The scopes of the thread that is being looked at.
     pub(super) peeked: Box<ScopeCopies>,
     /// The reported scopes that may still be open.
     pub(super) reported: Vec<Reported>,
-    /// The polls in which the threads were at their last looks.
+    /// For each thread, the polls that it was in at the last look.
     pub(super) polls: Polls,
 }
 
@@ -54,7 +53,6 @@ struct SeenPoll {
     since: u64,
 }
 
-/// The polls that were seen.
 pub(super) struct Polls(Vec<SeenPoll>);
 
 impl SeenPoll {
@@ -116,8 +114,9 @@ impl Seen {
                 return true;
             }
             let is_seen = reported.is_in(peeked);
-            // A peek may miss an open scope, which other scopes or the call of a waker may hide for a moment. So a
-            // scope counts as left only after two misses in a row. (A poll counts as ended after one miss.)
+            // A peek may miss an open scope, because other scopes or the call of a waker may hide the scope for a
+            // moment. So a scope counts as left only after two misses in a row. (A poll counts as ended after one
+            // miss.)
             reported.missed = if is_seen { 0 } else { reported.missed + 1 };
             let is_open = is_seen || peeked.is_cut || (!reported.is_poll && reported.missed < 2);
             if is_seen {

@@ -4,12 +4,10 @@ use super::contents::Process;
 #[cfg(target_os = "linux")]
 use super::proc;
 
-/// The state of a thread, as the kernel tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// Its name: at most 15 bytes.
     pub(crate) name: String,
-    /// What it does: `running`, `sleeping`.
     pub(crate) doing: &'static str,
     /// The signals that it blocks: signal 1 is the lowest bit.
     pub(crate) blocked_signals: u64,
@@ -83,7 +81,6 @@ pub(crate) fn is_traced() -> bool {
     false
 }
 
-/// This process.
 pub(crate) fn this_process() -> Process {
     let program = std::env::current_exe().ok();
     let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());

@@ -9,11 +9,11 @@ use crate::sync::callback::drop_quietly;
 use crate::sync::fork::PerProcess;
 use crate::sync::os;
 
-/// The thread behind this queue calls `on_stuck`, since the user's code may take any time. One call may wait. Scopes
-/// that get stuck while it waits share it.
+/// A thread of its own serves this queue and calls `on_stuck`, because the user's code may take any time. At most one
+/// call waits in the queue. If more scopes get stuck meanwhile, the dump of that call shows them as well.
 static CALLS: PerProcess<Queue<()>> = PerProcess::new(Queue::new(1), || Queue::new(1));
 
-/// Starts the thread, which then stays until [`release`].
+/// Starts the queue's thread, which stays until [`release`].
 pub(super) fn hold() {
     CALLS.get().hold(start);
 }
@@ -22,9 +22,9 @@ pub(super) fn release() {
     CALLS.get().release();
 }
 
-/// Makes the thread call the policy's `on_stuck`. Neither waits nor allocates.
+/// Makes the queue's thread call the policy's `on_stuck`. Neither waits nor allocates.
 pub(super) fn tell() {
-    // If the queue is full, the call that waits in it tells of this scope too.
+    // If the queue is full, a call waits in it. The dump of that call will show this scope.
     let _ = CALLS.get().submit((), start);
 }
 
@@ -36,7 +36,7 @@ fn start() -> bool {
     is_started
 }
 
-/// Calls the policy's `on_stuck` with a dump of all threads. Does nothing if a debugger has attached to the process.
+/// Calls the policy's `on_stuck` with a dump of all threads. Does nothing if a debugger is attached to the process.
 fn call() {
     let policy = policy::current();
     let on_stuck = policy.as_ref().and_then(|policy| policy.on_stuck());

@@ -12,8 +12,8 @@ use crate::error::{OneLine, Rounded, ScopeInfo};
 const LATE: Duration = Duration::from_millis(200);
 
 impl Report {
-    /// The first line of the text: the kind, the scope, for how long against which limit, on which thread, blocked in what, and
-    /// where in the program's own code.
+    /// The first line of the text. It says what kind of report this is, which scope was open for how long, what its
+    /// limit is, what its thread does, and where in the program's own code.
     ///
     /// ```
     /// let report = timebox::report::Report::example();
@@ -34,7 +34,7 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of these only if no frame of `stacks` is the
+    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of `awaits` only if no frame of `stacks` is the
     /// program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);
@@ -109,7 +109,6 @@ impl Display for Headline<'_> {
     }
 }
 
-/// The name of a scope: its label, or its place.
 pub(super) struct Name<'a>(pub(super) &'a ScopeInfo);
 
 impl Display for Name<'_> {
@@ -122,8 +121,8 @@ impl Display for Name<'_> {
 }
 
 impl Thread {
-    /// The time that `cpu_time` and `waited_for_cpu` cover: since the earlier look. If there was none, it is `elapsed`,
-    /// the time since the scope was opened.
+    /// For how long `cpu_time` and `waited_for_cpu` were measured: since an earlier look at the thread. Without an
+    /// earlier look, the result is `elapsed`, the time since the scope was opened.
     fn observed(&self, elapsed: Duration) -> Duration {
         self.observed.unwrap_or(elapsed)
     }
@@ -133,7 +132,6 @@ impl Thread {
     }
 }
 
-/// What a thread was doing, on one line.
 struct Doing<'a>(&'a Activity);
 
 impl Display for Doing<'_> {
@@ -145,7 +143,6 @@ impl Display for Doing<'_> {
     }
 }
 
-/// The whole report. Its first line can stand alone.
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", Headline(self))?;
@@ -200,7 +197,6 @@ impl Report {
         }
     }
 
-    /// The scopes, innermost first, each with its fields. The scope of the report has the name `scope`.
     fn write_scopes(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let position = self.chain.iter().position(|scope| scope.id() == self.scope.id());
         if position.is_none() {

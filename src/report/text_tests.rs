@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::contents::{Activity, Frame, Kind, Polls, Report, Stack};
 use crate::error::{Fields, ScopeId, ScopeInfo};
 
-/// The report's text. The example's scope was opened on a line of this file. A fixed place replaces that line, since it
-/// changes with each edit.
+/// The report's text. The example's scope was opened on a line of this file. The text has a fixed place instead of that
+/// line, because an edit of this file can move the line.
 fn shown(report: &Report) -> String {
     let here = report.scope.location().to_string();
     report.to_string().replace(&here, "src/main.rs:30:9")

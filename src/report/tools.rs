@@ -1,4 +1,4 @@
-//! The unwinder and the names, which the reporter thread keeps for its next reports.
+//! What the reporter thread keeps from report to report, because it is expensive to make: the unwinder and the names.
 
 use super::awaits::{AwaitCopies, Awaits};
 use super::contents::Stack;
@@ -16,7 +16,7 @@ impl Tools {
     }
 
     /// Unwinds a copied stack and finds the names. Trims the stack to the scope whose frame has the address `within`.
-    /// Returns the stack if there is one, and what is not certain, in sentences.
+    /// Returns the stack, if there is one, and sentences that say what is not certain.
     pub(super) fn stack_of(
         &mut self,
         stack: &StackCopy,

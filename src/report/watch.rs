@@ -1,13 +1,14 @@
-//! When a thread is looked at, and what for.
+//! Decides when the watchdog looks at a thread, and which scope of the thread is reported.
 //!
-//! The watchdog calls [`Watch::pass`] for threads whose deadline or look has passed. A thread is first *peeked* at: its scopes are
-//! read while it runs, which takes microseconds but proves nothing. If a scope seems to be due for a report, the thread is copied
-//! at one moment, and the reporter makes the report only if that scope is in the copy. So a peek that saw nonsense costs a copy,
-//! and never a wrong report.
+//! The watchdog calls [`Watch::pass`] for the threads at which the watchdog must look: a deadline has passed, or a time
+//! that was set for a look. A thread is first *peeked* at: its scopes are read while it runs, which takes microseconds
+//! but proves nothing. If a scope seems to be due for a report, the thread is copied at one moment, and the reporter
+//! makes the report only if that scope is in the copy. So a peek that saw nonsense costs a copy, but does not lead to a
+//! wrong report.
 //!
-//! A pass neither allocates nor frees memory, since the looked-at thread may hold the lock of the program's allocator. All
-//! memory is made in advance: by the thread that installs the policy, and by each thread that registers. A report for which
-//! there is no memory is lost, and counted.
+//! A pass neither allocates nor frees memory, since the looked-at thread may hold the lock of the program's allocator.
+//! All memory is made in advance: by the thread that installs the policy, and by each thread that registers. A report
+//! for which there is no memory is lost, and counted.
 
 use std::sync::TryLockError;
 use std::time::Duration;
@@ -28,18 +29,19 @@ use crate::watchdog::{self, NO_WARNING, Observer};
 /// The files in `/proc` are kept open for at most this many threads with reported scopes.
 const MOST_TARGETS: usize = 64;
 
-/// How many threads one pass looks at, at most. After the pass the watchdog serves deadlines, and at once begins a pass
-/// for the other threads.
+/// How many threads one pass looks at, at most. After the pass the watchdog serves deadlines, and then at once begins a
+/// pass for the other threads.
 const LOOKS_PER_PASS: usize = 32;
 
-/// How long one pass looks at threads, in nanoseconds. The watchdog serves no deadline meanwhile.
+/// After this time a pass looks at no further thread, because the watchdog serves no deadline meanwhile. In
+/// nanoseconds.
 const TIME_PER_PASS: u64 = 1_000_000;
 
 /// If another thread has locked the state, the next pass comes after this time. In nanoseconds.
 const SOON: u64 = 1_000_000;
 
-/// Whether the next pass looks at all threads. A new policy sets it, because scopes may have been open already, and
-/// their threads do not ask for a look.
+/// Whether the next pass looks at all threads. A new policy sets it, because the threads of scopes that are open
+/// already do not ask for a look.
 static LOOK_AT_ALL: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn policy_changed(policy: Option<&Installed>) {
@@ -73,13 +75,13 @@ fn prepare() {
     drop(state);
     drop(seen);
     make_room(watchdog::global().slots.iter_indexed().map(|(index, _)| index + 1).last().unwrap_or(0));
-    // Last: a watchdog that finds them held is prepared.
+    // Last, because `Watch::prepare` takes the held reporter as the sign that all of this is done.
     HOLDS.get().keep(true, due::has_stuck());
 }
 
 /// Makes room for the threads of so many slots.
 fn make_room(slots: usize) {
-    // Relaxed: the lock below orders it. A stale number only leads to a needless try.
+    // Relaxed: the lock below orders it. A stale number is too small, and only leads to a needless try.
     if slots <= ROOM.get().load(Ordering::Relaxed) {
         return;
     }
@@ -95,10 +97,11 @@ fn make_room(slots: usize) {
     drop(state);
 }
 
-/// The length of `State::threads`.
+/// The length of `State::threads`, to be read without the lock.
 static ROOM: PerProcess<AtomicUsize> = PerProcess::new(AtomicUsize::new(0), || AtomicUsize::new(0));
 
-/// Which threads of this process are held for the watchdog, which must not start a thread.
+/// The threads that were started in advance and are kept for the watchdog, because the watchdog must not start a
+/// thread.
 struct Holds {
     reporter: AtomicBool,
     stuck: AtomicBool,
@@ -125,39 +128,36 @@ impl Holds {
     }
 }
 
-/// The watchdog's observer.
 struct Watch;
 
 static STATE: PerProcess<Mutex<State>> = PerProcess::new(Mutex::new(State::NEW), || Mutex::new(State::NEW));
 
-/// Nobody allocates or frees memory while the state is locked.
+/// Nobody allocates or frees memory while the state is locked: a thread that is stuck in the allocator would make the
+/// watchdog skip its passes.
 struct State {
     /// For each slot, what is known of its thread. There is room for all slots (`make_room`).
     threads: Vec<Watched>,
     /// `None` before `prepare`.
     seen: Option<Seen>,
-    /// Whether a pass has been made.
     has_passed: bool,
 }
 
-/// What is known of the thread that has a slot.
 struct Watched {
     slot: usize,
     /// The number of the thread, and the address of its pointer to its innermost frame. `None` if the thread is not
     /// being looked at.
     thread: Option<(u32, u64)>,
-    /// Open while a scope of the thread is being reported.
+    /// The thread's open files. They are kept from pass to pass only while a scope of the thread is being reported.
     target: Option<Target>,
     /// The thread's times at an earlier look, and the time of that look. `None` if there was no such look.
     before: Option<(u64, CpuTimes)>,
-    /// When to look at the thread.
+    /// When the watchdog looks at the thread next.
     next: u64,
 }
 
 impl State {
     const NEW: Self = Self { threads: Vec::new(), seen: None, has_passed: false };
 
-    /// Forgets all threads, and closes their files.
     fn forget_all(&mut self) {
         self.threads.iter_mut().for_each(|watched| *watched = Watched::new(watched.slot));
         if let Some(seen) = &mut self.seen {
@@ -171,7 +171,8 @@ impl Observer for Watch {
         let mut state = match STATE.get().try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            // The policy is being changed, or room is being made.
+            // Another thread changes the policy or makes room. This pass leaves out the threads in `due`, so the next
+            // pass looks at all threads.
             Err(TryLockError::WouldBlock) => {
                 LOOK_AT_ALL.store(true, Ordering::Relaxed);
                 return now + SOON;
@@ -186,8 +187,8 @@ impl Observer for Watch {
                 None => losses::count_one(),
             }
         }
-        // The first pass of a process looks at all slots: a forked child may have open scopes from before the fork, of
-        // which no event tells.
+        // The first pass of a process looks at all slots: a forked child may have scopes that were opened before the
+        // fork, and no event tells the watchdog of them.
         let is_first = !std::mem::replace(has_passed, true);
         // Acquire: pairs with the Release in `policy_changed`.
         if LOOK_AT_ALL.swap(false, Ordering::Acquire) || is_first {
@@ -258,7 +259,7 @@ impl Watched {
         seen.peek(self.slot, frame_word, now);
         let (mut due, mut stuck) = (None, None);
         let Seen { peeked, reported, polls } = &mut *seen;
-        // If the copy is cut, the outermost scope is not in it.
+        // With `is_cut`, outer scopes are missing in `peeked`, so none of its scopes is the outermost one.
         let outermost = peeked.scopes().iter().rposition(|scope| !scope.kind.is_only_watched());
         let outermost = outermost.filter(|_| !peeked.is_cut);
         for (depth, scope) in peeked.scopes().iter().enumerate().filter(|(_, scope)| !scope.mocked) {
@@ -266,8 +267,8 @@ impl Watched {
             let has_lasted = !scope.kind.is_polled() || polls.has_lasted(self.slot, scope, now);
             let mut first = NEVER;
             for (event, at) in times(scope, Some(depth) == outermost) {
-                // If the watchdog is late, the whole process may have stood still. So the poll gets as much more time
-                // before it counts as stuck.
+                // If the watchdog is late, the whole process may have stood still. So the poll gets more time, as much
+                // as the watchdog is late, before it counts as stuck.
                 let at = if event == Event::Stuck { at.saturating_add(late) } else { at };
                 if told & event as u8 != 0 {
                     continue;
@@ -315,7 +316,7 @@ impl Watched {
         // The lower bits are those of earlier events, which get no report after this one.
         let events = (event as u8) | (event as u8 - 1);
         let next = seen.tell(self.slot, depth, events, now);
-        // If the scope cannot be remembered, each look would report it again.
+        // A scope that cannot be remembered is not reported. Otherwise each look would report it again.
         let Some((next, begun)) = next.and_then(|next| Some((next, stack::begin_prepared(self.target())?)))
         else {
             losses::count_one();

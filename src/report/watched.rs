@@ -14,8 +14,8 @@ use crate::scope::watched;
 
 /// Runs a block, and reports it as [slow](super::Kind::Slow) if it takes this long. Returns what the block returns.
 ///
-/// The block is not bounded: it always runs, and it runs in the scopes around it. So its checkpoints, tokens and handles are
-/// those of these scopes. Nothing is reported while no [policy](super::Policy) is installed.
+/// The block is not bounded: it always runs, and it runs in the scopes around it. So its checkpoints, tokens and
+/// handles are those of the scopes around it. Nothing is reported while no [policy](super::Policy) is installed.
 ///
 /// # Panics
 ///
@@ -36,15 +36,15 @@ pub fn watch<R>(label: impl Into<Cow<'static, str>>, duration: Duration, body: i
 }
 
 /// Watches each poll of a future, on any executor: a poll that takes this long is reported as
-/// [stalled](super::Kind::Stalled) while it is stuck, with its stack. So code that blocks the executor's thread is found.
-/// For the workers of tokio there is also [`watch_runtime`](fn@super::watch_runtime).
+/// [stalled](super::Kind::Stalled) while it is stuck, with its stack. So code that blocks the executor's thread is
+/// found. For the workers of tokio there is also [`watch_runtime`](fn@super::watch_runtime).
 ///
-/// The future is not bounded, and it may be pending for any time. The output is that of the future. A poll is reported after 10 ms
-/// at the earliest. Nothing is reported while no [policy](super::Policy) is installed.
+/// The future is not bounded, and it may be pending for any time. The output is that of the future. A poll is reported
+/// after 10 ms at the earliest. Nothing is reported while no [policy](super::Policy) is installed.
 ///
 /// # Cancellation safety
 ///
-/// That of the future. Dropping `Watched` drops the future; the drop is not watched.
+/// The same as that of the future. Dropping `Watched` drops the future. The drop is not watched.
 ///
 /// # Examples
 ///

@@ -1,10 +1,11 @@
-//! If a scope is over, decides whether an await of this crate in that scope gives the error or stays pending.
+//! Decides whether an await of this crate in a scope that is over gives the error or stays pending.
 //!
-//! - If the await is in a future that is about to be dropped, in the same poll, the await stays pending. If it gave the error,
-//!   the body of the future would run on after the await.
-//! - Within a grace, and in a block around a `block_on`, an await gives the error, so that the body can clean up. An await that
-//!   began before the scope was over gives the error at once. Of the awaits that begin later, one in each poll gives the error,
-//!   and the others stay pending. So a loop that ignores the error leaves its poll, and the end of the grace can end the loop.
+//! - If the await is in a future that is about to be dropped, in the same poll, the await stays pending. If it gave the
+//!   error, the body of the future would run on after the await.
+//! - Within a grace, and in a block around a `block_on`, an await gives the error, so that the body can clean up. An
+//!   await that began before the scope was over gives the error at once. Of the awaits that begin later, one in each
+//!   poll gives the error, and the others stay pending. So a loop that ignores the error leaves its poll, and the end
+//!   of the grace can end the loop.
 
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
@@ -19,8 +20,8 @@ use crate::time::{NEVER, clock};
 /// gives the error, because the drop may never come: the future may be stuck in this very poll, in a `block_on`.
 pub(crate) const PATIENCE: u64 = 20_000_000;
 
-/// In one poll, only one await gives the error. Each other await stays pending: until the end of the grace, or for this
-/// long (in nanoseconds) if there is no grace.
+/// Of the awaits that began after the scope was over, only one gives the error in each poll. Each other await stays
+/// pending until the end of the grace. If there is no grace, it stays pending for this long, in nanoseconds.
 const PACE: u64 = 1_000_000;
 
 /// The state that an await keeps from poll to poll.
@@ -28,17 +29,15 @@ const PACE: u64 = 1_000_000;
 pub(crate) struct AwaitState {
     /// Whether the await was polled before its scope was over.
     began_in_time: bool,
-    /// Since when the await has been pending although its scope is over. 0 if its scope is not over.
+    /// Since when the await has been pending although its scope is over; 0 if it has not.
     since: u64,
-    /// Whether an earlier poll left the await waiting for its drop.
+    /// Whether an earlier poll returned [`AwaitAction::AwaitDrop`].
     awaits_drop: bool,
 }
 
-/// What an await does next.
 pub(crate) enum AwaitAction {
     /// The await goes on: no scope around it is over.
     GoOn,
-    /// The await gives the error.
     Fail,
     /// The await stays pending until this time, and may give the error then.
     Stay { until: u64 },
@@ -54,7 +53,8 @@ pub(crate) enum AwaitAction {
 pub(super) enum AfterEnd {
     /// A future in this poll is about to be dropped. `is_held_up` says that the drop must wait for a shield.
     Drop { is_held_up: bool },
-    /// The body may clean up until this time.
+    /// No future in this poll is about to be dropped, so the body may clean up until this time. [`NEVER`] if no grace
+    /// limits the cleanup.
     CleanUp { until: u64 },
 }
 
@@ -83,25 +83,26 @@ impl AwaitState {
             }
         };
         stays.unwrap_or_else(|| {
-            // The await gives the error. If it is polled after that, it counts as a new await, which begins only now.
+            // The await gives the error. If it is polled once more, it counts as a new await that began after the end
+            // of the scope.
             *self = Self::default();
             AwaitAction::Fail
         })
     }
 
-    /// Until when to wait for the drop; `None` if the drop has not come in time, so that the error is given instead.
+    /// Until when the await waits for the drop. `None`: the drop has not come in time, so the await gives the error.
     fn wait_for_drop(&mut self, now: u64, is_held_up: bool) -> Option<u64> {
         if is_held_up {
             // A shield delays the drop. Without a wakeup, perhaps this await would never be polled again: it may be in
             // a set of futures or in a task of its own, and the future around it may end. So the await asks for a poll
-            // at this time. That poll finds out whether the drop is still to come.
+            // at this time. In that poll, the await decides again.
             return Some(now.saturating_add(PATIENCE));
         }
         let until = self.pending_since(now).saturating_add(PATIENCE);
         (now < until).then_some(until)
     }
 
-    /// Until when the await must wait before it may give the error; `None` if it may give the error now.
+    /// Until when the await stays pending. `None`: it gives the error now.
     fn wait_for_turn(&mut self, scope: &Scope, now: u64, until: u64) -> Option<u64> {
         let polled = scope.polled().last();
         // An await that began before the scope was over always gives the error. Of the others, one gives the error in

@@ -53,7 +53,7 @@ pub struct Timebox {
 }
 
 impl Scope {
-    /// Returns the result of the body. But if the scope is over and [`strict`](Timebox::strict), a success is too late:
+    /// Returns the result of the body. But if the scope is [`strict`](Timebox::strict) and over, an `Ok` is too late:
     /// it is dropped here, inside the scope, and the scope's error is returned.
     #[inline]
     pub(crate) fn in_time<T, E: From<TimeoutError>>(
@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// A drop guard: stores the scope's node in `node`, even if the body unwinds.
+/// A guard. Its drop stores the scope's node in `node`, so that the node is there even if the body unwinds.
 struct KeepsNode<'a> {
     scope: &'a Scope,
     node: &'a mut Option<Arc<Node>>,
@@ -106,8 +106,8 @@ impl Timebox {
 
     /// How long a future is still polled after the scope is over, so that it can end by itself before it is dropped.
     ///
-    /// A block is never dropped: it ends at its next checkpoint. So the grace of a block ([`run`](Self::run)) is for the
-    /// futures in the block: those that the block polls in a `block_on`, and those that its handles entered.
+    /// A block is never dropped: it ends at its next checkpoint. So the grace of a block ([`run`](Self::run)) is for
+    /// the futures in the block: those that the block polls in a `block_on`, and those that its handles entered.
     ///
     /// ```
     /// use std::time::Duration;
@@ -165,11 +165,12 @@ impl Timebox {
         self
     }
 
-    /// Refuses a late success. If a block or future returns a value although its scope is over, the value is dropped inside the
-    /// scope, and the call fails with an error that is [settled](TimeoutError::settled). An `Err` is returned unchanged.
+    /// Refuses a late success. If a block or future returns a value although its scope is over, the value is dropped
+    /// inside the scope, and the call fails with an error that is [settled](TimeoutError::settled). An `Err` is
+    /// returned unchanged.
     ///
-    /// Without `strict` a finished result is never thrown away, however late. Use `strict` for work whose late result nobody
-    /// wants, and that does no harm if it is repeated. `strict` costs one more reading of the clock.
+    /// Without `strict` a finished result is never thrown away, however late. Use `strict` for work whose late result
+    /// nobody wants, and that does no harm if it is repeated. `strict` costs one more reading of the clock.
     ///
     /// ```
     /// use std::thread::sleep;
@@ -188,8 +189,8 @@ impl Timebox {
         self
     }
 
-    /// A named value for errors and reports of the scope. The value is formatted in this call. `{:#}` and `{:?}` print the
-    /// fields of an error, `{}` does not. If two fields have the same name, the later one counts.
+    /// A named value for errors and reports of the scope. The value is formatted in this call. `{:#}` and `{:?}` print
+    /// the fields of an error, `{}` does not. If two fields have the same name, the later one counts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -209,9 +210,9 @@ impl Timebox {
         self
     }
 
-    /// Reports the scope if it is open for so long: see [`report`](crate::report). This counts instead of the policy's
-    /// [`warn_after`](crate::report::Policy::warn_after), for this scope, outermost or not. Nothing is reported while no policy is
-    /// installed.
+    /// Reports the scope if it is open for so long: see [`report`](crate::report). For this scope, the time replaces
+    /// the policy's [`warn_after`](crate::report::Policy::warn_after), which is only for outermost scopes. This scope
+    /// may be inside another. Nothing is reported while no policy is installed.
     ///
     /// ```
     /// use std::time::Duration;
@@ -226,8 +227,8 @@ impl Timebox {
         self
     }
 
-    /// Reports the scope once more if it is still open so long after its expiry. This counts instead of the policy's
-    /// [`overdue_after`](crate::report::Policy::overdue_after).
+    /// Reports the scope once more if it is still open so long after its expiry. For this scope, the time replaces the
+    /// policy's [`overdue_after`](crate::report::Policy::overdue_after).
     ///
     /// ```
     /// use std::time::Duration;
@@ -307,8 +308,8 @@ impl Timebox {
             Ok(Err(error)) => error,
             Err(error) => E::from(error),
         };
-        // Take the last error that named the scope. From the time when the scope gets a node, the node stores each such
-        // error, even one that a token or another thread raised. `extras` misses these, so the node is asked first.
+        // This takes the last error that named the scope. A node also stores the errors that a token or another thread
+        // raised. `extras` does not have these, so the node is asked first.
         match node.and_then(|node| node.take_raised()).or_else(|| extras.take_raised()) {
             Some(timed_out) => {
                 drop(error);

@@ -13,8 +13,9 @@ use crate::token::{CancellationToken, Hook, Registration};
 
 /// Runs `hook` once the innermost scope is over. The hook ends with the scope, or when the registration is dropped.
 ///
-/// The hook fires once, unless it was made with [`Hook::every`]. It runs on the watchdog or on a thread for hooks. If the scope
-/// is already over, the hook runs on this thread before this call returns. Outside every scope the hook never fires.
+/// The hook fires once, unless it was made with [`Hook::every`]. It runs on the watchdog or on a thread for hooks. If
+/// the scope is already over, the hook runs on this thread before this call returns. Outside every scope the hook never
+/// fires.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,8 +82,8 @@ impl Scope {
 impl CancellationToken {
     /// A token that is over once a limit has passed, or once it is cancelled.
     ///
-    /// If the limit is a [`Quota`](crate::Quota), the token is over after the time that the quota has left now. The token
-    /// spends nothing of the quota.
+    /// If the limit is a [`Quota`](crate::Quota), the token is over after the time that the quota has left now. The
+    /// token spends nothing of the quota.
     ///
     /// # Examples
     ///
@@ -120,11 +121,12 @@ impl CancellationToken {
         Self::of(node)
     }
 
-    /// Runs `hook` once the token is over. The hook runs on the watchdog ([`Hook::inline`]) or on a thread for hooks, never on
-    /// the thread that cancels. If the token is already over, the hook runs on this thread before this call returns.
+    /// Runs `hook` once the token is over. The hook runs on the watchdog ([`Hook::inline`]) or on a thread for hooks,
+    /// never on the thread that cancels. If the token is already over, the hook runs on this thread before this call
+    /// returns.
     ///
-    /// The hook fires once, unless it was made with [`Hook::every`]. If the token belongs to a scope that is open on this
-    /// thread, the hook does not fire inside a [`shield`](super::shield()) in that scope, but after the shield.
+    /// The hook fires once, unless it was made with [`Hook::every`]. If the token belongs to a scope that is open on
+    /// this thread, the hook does not fire inside a [`shield`](super::shield()) in that scope, but after the shield.
     ///
     /// ```
     /// use std::sync::mpsc;

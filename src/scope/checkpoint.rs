@@ -46,9 +46,9 @@ fn interrupt(thread: &Thread, location: Place) -> Result<(), TimeoutError> {
 
 /// Fails once the innermost scope is over: the place where running code lets itself be stopped.
 ///
-/// A checkpoint costs next to nothing: it counts down, compares two words, and reads a flag. In a vectorised loop call it
-/// only once for each chunk of a thousand cheap steps: a check in the loop itself keeps the compiler from vectorising.
-/// Outside every scope a checkpoint returns `Ok`.
+/// A checkpoint costs next to nothing: it counts down, compares two words, and reads a flag. In a vectorised loop call
+/// it only once for each chunk of a thousand cheap steps: a check in the loop itself keeps the compiler from
+/// vectorising. Outside every scope a checkpoint returns `Ok`.
 ///
 /// # Errors
 ///
@@ -79,10 +79,11 @@ pub fn checkpoint() -> Result<(), TimeoutError> {
 
 /// Unwinds the stack once the innermost scope is over, for code that cannot return a `Result`.
 ///
-/// A scope catches the unwinding, and fails with the error. That is the scope that is over, if it is on this stack (and in
-/// this poll). If not, it is the innermost scope here that a [`Handle`](crate::Handle) entered, or else the outermost scope
-/// here. The panic hook is not called. This function does nothing while the thread is panicking, or if no scope here would
-/// catch the unwinding.
+/// The scope that is over catches the unwinding, and fails with the error. If that scope is not on this stack (or not
+/// in this poll), another scope of this stack catches the unwinding: the innermost scope that a
+/// [`Handle`](crate::Handle) entered. If there is none, the outermost scope catches it. The panic hook is not called.
+///
+/// This function does nothing while the thread is panicking, or if no scope of this stack would catch the unwinding.
 ///
 /// Prefer [`checkpoint`]: unwinding poisons std's mutexes, aborts in frames of other languages, and exists only where
 /// the program is built with `panic = "unwind"`.
@@ -118,7 +119,7 @@ pub fn checkpoint_or_unwind() {
 #[inline(never)]
 fn unwind(thread: &Thread, location: Place) {
     if std::thread::panicking() {
-        // Perhaps it was the turn of this check to read the clock. It does not, so the next check must.
+        // Perhaps this check had to read the clock. It does not, so the next check must read it.
         thread.look_again();
         return;
     }
@@ -170,9 +171,9 @@ pub fn remaining() -> Option<Duration> {
     deadline().remaining()
 }
 
-/// The effective deadline of the innermost scope. It is the earliest deadline of this scope, of the scopes around it, and of the
-/// tokens with which one of these scopes [ends](crate::Timebox::cancel_on). If a cancel came earlier, it is the time of the
-/// cancel.
+/// The effective deadline of the innermost scope. It is the earliest deadline of this scope, of the scopes around it,
+/// and of the tokens with which one of these scopes [ends](crate::Timebox::cancel_on). If a cancel came earlier, it is
+/// the time of the cancel.
 ///
 /// ```
 /// use std::time::Duration;
@@ -192,8 +193,8 @@ pub fn deadline() -> Deadline {
 
 /// Fails now if less than `duration` is left: there is no use in starting what cannot be finished.
 ///
-/// The error names the scope with the earliest deadline. The failure does not end that scope. Outside every scope the call
-/// returns `Ok`.
+/// The error names the scope with the earliest deadline. The failure does not end that scope. Outside every scope the
+/// call returns `Ok`.
 ///
 /// # Errors
 ///
@@ -231,8 +232,8 @@ impl Scope {
         });
         let expired = deadline <= now;
         if expired {
-            // Records that this time has been reached, so that later checks, which may not read the clock, see the
-            // expiry too.
+            // Records that this time has been reached. Otherwise a later check that does not read the clock would not
+            // see the expiry.
             watchdog::global().reach(now);
         }
         if let Some(node) = node {
@@ -261,7 +262,7 @@ impl Scope {
         Err(self.error(RaiseContext::at(location, clock::now())))
     }
 
-    /// A checkpoint that always reads the clock. A call that can be interrupted begins with it.
+    /// A checkpoint that always reads the clock.
     pub(crate) fn checkpoint_at(&self, location: Place) -> Result<(), TimeoutError> {
         Thread::with(|thread| point(thread, location));
         self.check_by_clock(location)
@@ -274,9 +275,9 @@ impl Scope {
             if self.is_innermost(thread) {
                 return is_over(thread);
             }
-            // The watchdog notices only the thread's deadline, which is the innermost scope's. The watchdog may miss the
-            // deadline of this scope in two cases: the thread's deadline has been reached, or the thread's deadline is later
-            // than this scope's (as in a shield). So in these cases this check reads the clock.
+            // The watchdog notices only the thread's deadline, which is the innermost scope's. The watchdog may miss
+            // the deadline of this scope in two cases: the thread's deadline has been reached, or the thread's deadline
+            // is later than this scope's (as in a shield). So in these cases this check reads the clock.
             let watched = thread.deadline.get();
             let quiet = !thread.is_clock_due()
                 && watched > watchdog::global().reached()

@@ -25,7 +25,7 @@ impl<T> ColdBox<T> {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn clear(&mut self) {
-        // `take` writes to the box even if it is empty, so it is not called then.
+        // `take` would write to the box even if it is empty, so this checks first.
         if self.0.is_some() {
             drop_cold(self.0.take());
         }

@@ -47,7 +47,8 @@ pub(crate) struct Extras {
     pub(crate) quota_left: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
-    /// Set by `run_or_else`. Then the scope's node also keeps the last error that named the scope.
+    /// Set by `run_or_else`. Then the scope's node also keeps the last error that named the scope, because errors of
+    /// tokens and other threads reach only the node.
     pub(crate) falls_back: bool,
     #[cfg(feature = "report")]
     pub(crate) readable: Readable,
@@ -85,8 +86,8 @@ impl TextAddress {
 
 #[cfg(feature = "report")]
 impl Readable {
-    /// The result has the address of the label's text, which is in the heap. So `options` may be moved later, but its
-    /// label must not be changed.
+    /// The result has the address of the label's text, which is not in `options` itself. So `options` may be moved
+    /// later, but its label must not be changed.
     fn new(options: &Options) -> Self {
         let mut text = String::new();
         for (name, value) in options.fields.iter() {

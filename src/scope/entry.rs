@@ -1,7 +1,8 @@
 //! Entering a scope: decides whether the scope is entered, and which deadline its limit becomes.
 //!
-//! Three functions enter a scope: `try_enter_duration` a block with a duration, `try_enter_poll` a future with a duration, and
-//! `try_enter` everything else. The first two are hot paths, so they leave out all that only the third needs.
+//! Three functions enter a scope: `try_enter_duration` a block with a duration, `try_enter_poll` a future with a
+//! duration, and `try_enter` everything else. The first two are hot paths, so they leave out all that only the third
+//! needs.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use crate::token::CancellationToken;
 use crate::token::node::{Node, NodeSpec};
 use crate::watchdog;
 
-/// A scope that was not rejected: it can be entered now.
 pub(crate) struct Prepared {
     pub(crate) spec: ScopeSpec,
     /// The earliest deadline inside the scope: its own, or that of a scope around it.
@@ -52,8 +52,8 @@ impl Rejected {
         Self(Box::new(Rejection { spec, end }))
     }
 
-    /// Whether the scope is rejected because an outer scope on this thread is over. `false` for an entered future: its
-    /// outer scopes are those of its handle.
+    /// `true`: an outer scope on this thread is over. `false`: the scope itself is over, or it is the scope of an
+    /// entered future, whose outer scopes are those of its handle.
     pub(crate) fn is_by_surroundings(&self) -> bool {
         self.0.end.is_none() && self.0.spec.kind != Kind::EnteredFuture
     }
@@ -102,7 +102,8 @@ fn in_force_slow(asked: u64) -> u64 {
 /// Enters a scope with a duration and nothing else: the hot path.
 ///
 /// A scope that would outlast the scope around it inherits the outer deadline, and no clock is read. The older reading
-/// `thread.now` is enough to see this: a duration that is too long from there is too long from now too.
+/// `thread.now` is enough to see this: a duration that ends too late when counted from there also ends too late when
+/// counted from now.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_duration(
     thread: &Thread,
@@ -115,7 +116,7 @@ pub(super) fn try_enter_duration(
         effective,
     };
     if thread.frame.get().is_null() {
-        // Read the clock first: the processor does the arithmetic below while it waits for the reading.
+        // The clock is read first, so that the processor does the arithmetic below while it waits for the reading.
         let now = clock::now();
         thread.now.set(now);
         let asked = in_force(nanos(duration));
@@ -145,7 +146,8 @@ pub(super) fn try_enter_duration(
 /// Enters the scope of a future at its first poll. Only for a scope that has a duration and nothing else, outside of
 /// test environments.
 ///
-/// The scope never inherits the outer deadline, since the future may be moved out of the scope in which it is first polled.
+/// The scope never inherits the outer deadline, since the future may be moved out of the scope in which it is first
+/// polled.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn try_enter_poll(
     thread: &Thread,
@@ -177,7 +179,7 @@ fn reject(thread: &Thread, asked: u64, location: &'static Location<'static>, kin
     Rejected::new(spec, own.then_some(Termination::new(Cause::Deadline, now)))
 }
 
-/// Enters any scope. Reads the clock.
+/// Enters any scope. Reads the clock. `Err`: the new scope, or a scope around it, is over.
 pub(super) fn try_enter(
     thread: &Thread,
     limit: &Limit,
@@ -209,12 +211,12 @@ struct Entry<'a> {
     kind: Kind,
     parent: Parent<'a>,
     now: u64,
-    /// Whether limits are on.
     enabled: bool,
 }
 
 impl Entry<'_> {
-    /// Checks the scopes around the new one. Returns their earliest deadline, or rejects the new scope if one of them is over.
+    /// Checks the scopes around the new one. Returns their earliest deadline, or rejects the new scope if one of them
+    /// is over.
     fn look(&self) -> Result<u64, Rejected> {
         let &Self { thread, now, .. } = self;
         if let (LimitKind::Budget(budget), Some(extras)) = (self.limit.kind(), self.extras) {
@@ -244,7 +246,8 @@ impl Entry<'_> {
         Err(Rejected::new(self.spec(own, Cause::Deadline), None))
     }
 
-    /// Decides by the scope's own limit, reserve, tokens and quota whether the scope is entered, and with which deadline.
+    /// Decides by the scope's own limit, reserve, tokens and quota whether the scope is entered, and with which
+    /// deadline.
     fn decide(&self) -> Result<(ScopeSpec, Option<Spending>), Rejected> {
         let now = self.now;
         let mut own = self.own_deadline().min(self.deadline_before_reserve());
@@ -318,7 +321,6 @@ impl Entry<'_> {
         if outer == NEVER { NEVER } else { outer.saturating_sub(nanos(reserve)) }
     }
 
-    /// The ends of the linked tokens that have ended.
     fn ends_of_tokens(&self) -> Vec<Termination> {
         let tokens = self.extras.map_or(&[][..], |extras| &extras.options.tokens);
         let over = tokens.iter().map(CancellationToken::node).filter(|node| node.expire(self.now));

@@ -5,9 +5,10 @@
 //!
 //! Invariants:
 //! 1. Frames are opened and left in order: a frame outlives the frames inside it, and every call that uses the frame.
-//!    `open` takes a closure, so safe code can break the order only by switching stacks inside a scope. So leaving a scope
-//!    checks the order, and aborts if it is broken. A call that uses a frame which another call opened *holds* the frame
-//!    ([`Scope::hold`]) while it runs foreign code (a closure, a hook, a drop). Leaving a held frame aborts too.
+//!    `open` takes a closure, so safe code can break the order only by switching stacks inside a scope. So leaving a
+//!    scope checks the order, and aborts if it is broken. A call that uses a frame which another call opened *holds*
+//!    the frame ([`Scope::hold`]) while it runs foreign code (a closure, a hook, a drop). Leaving a held frame aborts
+//!    too.
 //! 2. Only the thread that opened a frame reads or writes it.
 //! 3. If a frame has a node, then all [visible](Scope::visible) frames around it have nodes.
 //! 4. The thread's deadline is the earliest deadline of the visible frames and of the scopes around an entered handle.
@@ -87,13 +88,13 @@ pub struct Scope {
     // all. So the compiler can write the zeros with wide stores.
     /// The scope's identity; 0 until somebody asks for it.
     id: Cell<u64>,
-    /// The node, if there is one. The node is taken out before the frame is gone: for a block, by the code that leaves
-    /// the block; for a future, by `SuspendedScope::suspend`.
+    /// The node, if there is one. The frame does not drop the node, because the node is taken out before: for a block,
+    /// by the code that leaves the block; for a future, by `SuspendedScope::suspend`.
     node: ManuallyDrop<OnceCell<Arc<Node>>>,
     extras: *const Extras,
     kind: Kind,
     cause: Cause,
-    /// Whether the limit was not a duration, but for example an instant. Then errors name no limit.
+    /// Whether the limit has no duration: there is no limit, or it is an instant. Then errors name no limit.
     unmeasured: bool,
     #[cfg(all(feature = "report", feature = "testing"))]
     mocked: bool,
@@ -154,7 +155,7 @@ impl Scope {
         }
     }
 
-    /// Gives the frame the identity that the scope had in an earlier poll.
+    /// `id`: the identity that the scope had in an earlier poll; `None` if nobody has asked for it.
     pub(crate) fn set_id(&mut self, id: Option<ScopeId>) {
         self.id = Cell::new(id.map_or(0, ScopeId::get));
     }
@@ -232,8 +233,8 @@ fn show() {
     crate::sync::compiler_fence(crate::sync::Ordering::SeqCst);
 }
 
-/// Proof that a scope was entered. The [`Undo`] is that from before the entry. If it has `FLAG`, the scope had its node
-/// already, so `become_innermost` must refresh the thread's flag.
+/// Proof that a scope was entered. Has the scope's `undo` from before the entry. If this had `FLAG`, the scope had a
+/// node before the entry, so `become_innermost` must refresh the thread's flag.
 #[derive(Clone, Copy)]
 pub(crate) struct Entered(Undo);
 
@@ -249,8 +250,8 @@ fn misnested(location: &'static Location<'static>) -> ! {
 #[inline]
 pub(crate) fn innermost<R>(thread: &Thread, f: impl FnOnce(Option<&Scope>) -> R) -> R {
     let scope: *const Scope = thread.frame.get().cast();
-    // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f` holds the
-    // frame while `f` runs code that could leave the frame. Invariant 2 rules out other threads.
+    // SAFETY: invariant 1: the pointer is null or to an open frame. The frame stays open during the call, since `f`
+    // holds the frame while `f` runs code that could leave the frame. Invariant 2 rules out other threads.
     f(nearest_scope(unsafe { scope.as_ref() }))
 }
 
@@ -299,7 +300,8 @@ impl Scope {
     }
 
     /// The deadline that the thread has while this scope is its innermost. It leaves out the deadlines of linked
-    /// tokens, and of scopes that an entered handle may still lose: if one of those passes, the node's flag is set.
+    /// tokens, and of scopes that an entered handle may still lose: if one of those deadlines passes, the node's flag
+    /// is set.
     pub(crate) fn armed(&self, thread: &Thread) -> u64 {
         innermost(thread, |innermost| {
             let mut armed = thread.deadline.get();

@@ -23,7 +23,8 @@ use crate::token::node::{Node, NodeSpec};
 /// A spawned thread or task inherits no scope. Pass a handle to the thread or task, and enter the scope there. Then the
 /// work is over as soon as the scope is over, and the errors of the work name the scope.
 ///
-/// A handle outlives its scope. The handle is over once the deadline of the scope has passed, or the scope is cancelled.
+/// A handle outlives its scope. The handle is over once the deadline of the scope has passed, or the scope is
+/// cancelled.
 ///
 /// # Examples
 ///
@@ -68,7 +69,8 @@ impl RefUnwindSafe for Handle {}
 ///
 /// # Examples
 ///
-/// Work on items in parallel, with rayon. A parallel iterator calls its closure many times, so each call enters the scope:
+/// Work on items in parallel, with rayon. A parallel iterator calls its closure many times, so each call enters the
+/// scope:
 ///
 /// ```
 /// use rayon::prelude::*;
@@ -109,8 +111,8 @@ impl Handle {
     ///
     /// # Examples
     ///
-    /// Two callers share a load. Without the root handle, the hooks of the load would fire as soon as one caller gives up,
-    /// and would end the load for both.
+    /// Two callers share a load. Without the root handle, the hooks of the load would fire as soon as one caller gives
+    /// up, and would end the load for both.
     ///
     /// ```
     /// # pollster::block_on(async {
@@ -138,8 +140,7 @@ impl Handle {
         }
     }
 
-    /// A handle to the scope of this node. Work that enters the handle counts in the profile in which the calling
-    /// thread is now.
+    /// A handle to the scope of this node. The handle has the profile in which the calling thread is now.
     fn of(node: Arc<Node>) -> Self {
         Self {
             node,
@@ -149,7 +150,7 @@ impl Handle {
     }
 
     /// Runs a block on this thread, in a scope within the handle's scope. The scopes that are open on this thread do
-    /// not count in the block.
+    /// not limit the block.
     ///
     /// # Errors
     ///
@@ -181,9 +182,9 @@ impl Handle {
         result.unwrap_or_else(|error| Err(E::from(error)))
     }
 
-    /// Makes a closure that runs `body` in a scope within the handle's scope, on the thread that calls the closure. Use it
-    /// for `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool: these would run a plain closure outside every
-    /// scope.
+    /// Makes a closure that runs `body` in a scope within the handle's scope, on the thread that calls the closure. Use
+    /// it for `std::thread::spawn`, `spawn_blocking`, rayon, or a thread pool: these would run a plain closure outside
+    /// every scope.
     ///
     /// The scope is entered when the closure is called. If the handle's scope is over by then, `body` is not started.
     ///
@@ -255,7 +256,8 @@ impl Handle {
         self.wrap(move || Ok(body()))
     }
 
-    /// The earliest deadline of the handle's scope and of the scopes around that scope.
+    /// The earliest deadline of the handle's scope, of the scopes around that scope, and of the tokens that end one of
+    /// them.
     pub fn deadline(&self) -> Deadline {
         Deadline::from_nanos(self.node.expires_at())
     }

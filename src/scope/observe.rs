@@ -15,7 +15,7 @@ use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 use crate::watchdog;
 
-/// Why a scope is looked at.
+/// Why a report about a future is due. Each value is one bit, so that a `u8` can be a set of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Slow = 1,
@@ -27,17 +27,14 @@ pub(crate) enum Event {
 pub(crate) struct Traced<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) event: Event,
-    /// The time now.
     pub(crate) now: u64,
     pub(crate) polls: &'a Polls,
     pub(crate) waker: &'a Waker,
 }
 
-/// The observer of futures.
 pub(crate) trait FutureObserver: Sync {
     /// Calls `poll`, which polls the future and returns `true` if the future is still pending. In that case reports
-    /// where the future waits. If this returns an [`Ending`], the caller must call [`ended`](Ending::ended) as soon as
-    /// the future ends.
+    /// where the future waits. `Some`: the caller must call [`ended`](Ending::ended) as soon as the future ends.
     fn trace(
         &self,
         traced: &Traced<'_>,
@@ -69,7 +66,7 @@ impl Scope {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Polls {
     pub(crate) count: u32,
-    /// The thread of the last poll.
+    /// The number of the thread that made the last poll.
     pub(crate) thread: u32,
     /// When the future was last polled.
     pub(crate) last: u64,
@@ -86,10 +83,9 @@ impl Polls {
     }
 }
 
-/// What was reported about a future. Its drop tells `ending` that the future has ended.
+/// What was reported about a future. The drop tells `ending` that the future has ended.
 #[derive(Default)]
 pub(crate) struct ReportHistory {
-    /// One bit for each [`Event`] that was reported.
     events: u8,
     ending: Option<Arc<dyn Ending>>,
 }

@@ -1,15 +1,15 @@
 //! A mock clock that moves by itself, once all threads under it wait.
 //!
 //! A thread is *present* under a clock while it is in [`run`](crate::testing::MockClock::run), or in the scope of a
-//! handle that was made in `run`. A present thread counts as awake, except while it sleeps in a [`Wait`]. A thread in any
-//! other wait counts as awake, and so keeps the clock from moving: it may wait for work that the clock does not see. So a
-//! test may hang, but no limit expires while such work goes on.
+//! handle that was made in `run`. A present thread counts as awake, except while it sleeps in a [`Wait`]. A thread in
+//! any other wait counts as awake, and so keeps the clock from moving: it may wait for work that the clock does not
+//! see. So a test may hang, but no limit expires while such work goes on.
 //!
 //! Invariants:
 //! 1. The thread that wakes a sleeping thread counts the sleeper as awake; the woken thread does not count itself. So
 //!    when a move of the clock is done, all threads that the move has woken are counted.
-//! 2. The last awake thread, when it falls asleep, makes a [`Move`] move the clock. Only one [`Move`] runs at a time. It
-//!    looks again for awake threads before it stops.
+//! 2. The last awake thread, when it falls asleep, makes a [`Move`] move the clock. Only one [`Move`] runs at a time.
+//!    It looks again for awake threads before it stops.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -23,7 +23,6 @@ use crate::watchdog::mock::advance_to_next;
 use crate::watchdog::mock::tracking::tracking;
 
 thread_local! {
-    /// The ids of the clocks under which this thread is present.
     static PRESENT: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -52,7 +51,8 @@ fn fall_asleep(mock: &Arc<Mock>) {
     look(mock);
 }
 
-/// If no thread is awake and the clock moves by itself, submits a [`Move`], or makes the present one try once more.
+/// If no thread is awake and the clock moves by itself, submits a [`Move`]. If a [`Move`] is running already, makes it
+/// try once more.
 fn look(mock: &Arc<Mock>) {
     {
         let mut presence = lock(&mock.presence);
@@ -68,7 +68,6 @@ fn look(mock: &Arc<Mock>) {
     pool::hooks().submit(Arc::new(Move(Arc::clone(mock))));
 }
 
-/// Moves the clock while no thread is awake.
 struct Move(Arc<Mock>);
 
 impl Task for Move {
@@ -84,9 +83,9 @@ impl Task for Move {
                 }
                 presence.woken
             };
-            // Perhaps no thread is awake now, but one was woken since the last look. It may have set a timer that was
-            // due at once, and fallen asleep again. Such a timer may be out of its queue without having fired, so the
-            // move would miss it. So the clock does not move then.
+            // Perhaps no thread is awake now, but a thread was woken since `woken` was read. This thread may have set a
+            // timer that was due at once, and fallen asleep again. Such a timer may be out of its queue without having
+            // fired, so the move would miss it. So the clock does not move if a thread was woken.
             moved = advance_to_next(&self.0, || {
                 let presence = lock(&self.0.presence);
                 let woken_before = std::mem::replace(&mut woken, presence.woken);
@@ -148,7 +147,7 @@ impl Drop for Mover {
     }
 }
 
-/// Lets a thread wait under a mock clock. It serves any number of waits, one after another.
+/// Lets a thread wait under a mock clock, any number of times in succession.
 pub(crate) struct Wait {
     mock: Arc<Mock>,
     stage: Mutex<Stage>,

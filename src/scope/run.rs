@@ -33,11 +33,11 @@ use crate::token::node::Node;
 ///
 /// # Errors
 ///
-/// The errors of the body; and a [`TimeoutError`] if the body was not started, because no time was left. The error type of
-/// the body must be `From<TimeoutError>`. If it is not (E0277), as in a foreign library, use [`timeout_value`]:
+/// The errors of the body; and a [`TimeoutError`] if the body was not started, because no time was left. The error type
+/// of the body must be `From<TimeoutError>`. If it is not (E0277), as in a foreign library, use [`timeout_value`]:
 /// `timeout_value(limit, || text.parse::<u32>())??`. If the compiler cannot tell the error type (E0283), write it down,
-/// [as the front page shows](crate#e0283-type-annotations-needed): [`timebox::Result<_>`](crate::Result) is the short form
-/// for the error of this crate.
+/// [as the front page shows](crate#e0283-type-annotations-needed): [`timebox::Result<_>`](crate::Result) is the short
+/// form for the error of this crate.
 ///
 /// # Panics
 ///

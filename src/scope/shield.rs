@@ -19,8 +19,8 @@ pub(crate) fn longest(max: Duration) -> Duration {
 ///
 /// A shield is a scope of its own that hides the scopes around it. Code inside sees only the limit of the shield and
 /// the scopes that it opens itself. Hooks that this thread registered outside do not fire while the shield is open:
-/// opening the shield waits until a running hook has ended, and a hook that becomes due fires when the shield is left. A
-/// `&Scope` or a token from outside still reports its own state. After `max` the shield itself is over.
+/// opening the shield waits until a running hook has ended, and a hook that becomes due fires when the shield is left.
+/// A `&Scope` or a token from outside still reports its own state. After `max` the shield itself is over.
 ///
 /// Put cleanup that uses this crate into a shield, also in a `Drop`. Without a shield the cleanup finds its scope over,
 /// and does nothing.

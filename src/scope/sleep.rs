@@ -80,8 +80,8 @@ impl Scope {
 }
 
 impl Scope {
-    /// Calls `begin` with a waker. Then waits until somebody wakes this waker, or this scope is over. If `begin` fails,
-    /// returns its error without waiting.
+    /// Calls `begin` with a waker. Then waits until somebody wakes this waker, or this scope is over. `Err`: `begin`
+    /// has failed, and nothing was waited for. `Ok` does not tell whether the waker was woken or the scope is over.
     pub(crate) fn wait_with<E>(
         &self,
         location: &'static Location<'static>,
@@ -118,8 +118,8 @@ fn rest(until: u64) {
     }
 }
 
-/// How long to sleep in one go if `left` is the time left. While no watchdog can be started, the sleeper wakes now and
-/// then, and tries again to start one.
+/// How long to sleep in one go if `left` is the time left. While there is no watchdog and none can be started, this is
+/// a short time, so that the sleeper soon tries again to start it.
 fn nap(left: u64) -> u64 {
     let watchdog = watchdog::global();
     if watchdog.is_missing() && !thread::ensure_watchdog() { left.min(NAP) } else { left }
@@ -148,7 +148,6 @@ impl Parker {
     fn sleep(self: &Arc<Self>, until: u64) {
         #[cfg(feature = "testing")]
         if let Some(wait) = &self.wait {
-            // The timer wakes this thread once the mock clock has been moved to `until`.
             let timer = thread::schedule_on(&TestEnv::current(), until, Arc::clone(self).into());
             wait.sleep(until);
             timer.cancel();

@@ -14,20 +14,17 @@ use crate::token::node::Node;
 #[repr(u8)]
 pub(crate) enum Kind {
     Block = 0,
-    /// The scope of a handle. It hides the scopes around it on the thread; the handle's scopes take their place.
+    /// Entered by a handle. Hides the scopes around it on the thread; the handle's scopes take their place.
     Entered = 0b001,
     /// Hides the scopes around it.
     Shield = 0b010,
     /// Open while a future is polled or dropped.
     Future = 0b100,
-    /// Both `Future` and `Entered`: the scope of a future, entered by a handle.
     EnteredFuture = 0b101,
-    /// A shield around a future.
     FutureShield = 0b110,
     /// A block that is only watched for reports. It has no deadline, so only reports look at its frame.
     #[cfg(feature = "report")]
     Watched = 0b1000,
-    /// A poll that is only watched for reports.
     #[cfg(feature = "report")]
     WatchedPoll = 0b1_1000,
 }
@@ -48,7 +45,6 @@ impl Kind {
         kinds.into_iter().find(|&kind| kind as u8 == bits)
     }
 
-    /// Whether the frame is there for reports only.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_only_watched(self) -> bool {
@@ -118,7 +114,6 @@ impl ScopeSpec {
         Self::lasting(between(entered, own), entered, location, kind)
     }
 
-    /// The scope's own deadline.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn own(&self) -> u64 {
         self.entered.saturating_add(self.asked)

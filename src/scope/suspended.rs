@@ -27,7 +27,7 @@ use crate::token::node::{Node, NodeSpec};
 
 /// A scope that is entered once, and opened for each poll.
 pub(crate) struct SuspendedScope {
-    /// When the scope was entered; 0 until it is.
+    /// When the scope was entered; 0 before that.
     entered: u64,
     /// The time from the entry to the scope's own deadline.
     asked: u64,
@@ -43,8 +43,8 @@ fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
 }
 
 struct ColdState {
-    /// The test environment whose clock the scope follows: the environment in which the future was made. A future that was
-    /// made outside every test environment follows the environment in which it is first polled.
+    /// The test environment whose clock the scope follows: the environment in which the future was made. A future that
+    /// was made outside every test environment follows the environment in which it is first polled.
     env: TestEnv,
     /// The limit with which the scope is entered. Not used after the entry.
     limit: Limit,
@@ -158,7 +158,6 @@ impl SuspendedScope {
         self.asked
     }
 
-    /// Enters the scope, at the first poll.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn enter(&mut self, thread: &Thread) -> Result<(), Rejected> {
         let spec = match self.cold.get() {
@@ -282,7 +281,7 @@ impl SuspendedScope {
     /// Takes out the last error that named this scope, for `run_or_else`.
     pub(crate) fn take_raised(&mut self) -> Option<TimeoutError> {
         let cold = self.cold.get()?;
-        // If there is a node, it keeps the errors that tokens and other threads raised too. So it is asked first.
+        // The node also keeps the errors that tokens and other threads raised, so it is asked first.
         let told = cold.node.as_ref().and_then(|node| node.take_raised());
         told.or_else(|| cold.extras.as_ref()?.take_raised())
     }
@@ -293,7 +292,8 @@ impl SuspendedScope {
         self.cold.clear();
     }
 
-    /// After a panic: ends the scope's hooks and its spending. The scope itself stays for the drop of the future.
+    /// Called after a panic. Ends the scope's hooks and its spending. The scope itself stays for the drop of the
+    /// future.
     #[cold]
     fn give_up(&mut self) {
         if let Some(cold) = self.cold.get() {
@@ -313,7 +313,7 @@ impl SuspendedScope {
         cold.id = Some(node.id);
         match &cold.node {
             None => cold.node = Some(node),
-            // The frame has made a second node, during the drop of the future. Nobody needs it any more.
+            // During the drop of the future the frame has made a second node. Nobody needs it any more.
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
@@ -440,16 +440,14 @@ impl ColdState {
                 }
             } else {
                 // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code. If
-                // that code left the scope, `scope` would be dangling, so `hold` would abort the process.
+                // that code leaves the scope, `scope` dangles. `hold` aborts the process in that case.
                 innermost(thread, |scope| {
-                    // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any
-                    // code, so the frame is held.
                     let _held = scope.map(Scope::hold);
                     node.set_parent(scope.map(Scope::node));
                 });
                 if node.is_over() && !node.is_over_still() {
                     // The node is over only because of a former parent: a scope in which the future is no longer
-                    // polled. So this node is given up, and later tokens get a fresh one.
+                    // polled. So this node is given up, and later tokens get a new node.
                     node.finish();
                     let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);

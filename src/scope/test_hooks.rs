@@ -19,8 +19,8 @@ use crate::token::node::Node;
 /// A guard: while it exists, the thread is in the environment of a handle or a future.
 #[must_use]
 pub(crate) struct EnvGuard {
-    /// `ManuallyDrop`, because the guard's `drop` takes the value out. So the compiler adds no second drop of the
-    /// field.
+    /// `ManuallyDrop`: the guard's own `drop` takes the value out and drops it, so the compiler need not add a second
+    /// drop of the field.
     #[cfg(feature = "testing")]
     entered: ManuallyDrop<Option<Entered>>,
 }
@@ -35,7 +35,7 @@ impl EnvGuard {
     }
 }
 
-/// A guard for work under a mock clock. While it exists, the clock can move by itself only while this thread waits.
+/// A guard: while it exists, a mock clock that moves by itself moves only while this thread waits.
 #[must_use]
 pub(crate) struct Presence {
     #[cfg(feature = "testing")]
@@ -56,7 +56,8 @@ pub(crate) fn present(env: &TestEnv) -> Presence {
 }
 
 /// While this guard exists, the mock clock of the thread that made it does not move by itself. A thread makes the guard
-/// before it gives work to another thread: otherwise the clock could pass the deadline before that thread begins.
+/// before it gives work to another thread: otherwise the clock could pass a deadline of the work before the work
+/// begins.
 #[must_use]
 pub(crate) struct Held {
     #[cfg(feature = "testing")]
@@ -70,7 +71,6 @@ pub(crate) fn hold() -> Held {
     }
 }
 
-/// Puts this thread in an environment, unless the thread is in it already.
 #[inline]
 pub(crate) fn enter_env(thread: &Thread, env: &TestEnv) -> EnvGuard {
     #[cfg(feature = "testing")]
@@ -94,8 +94,8 @@ fn stage(thread: &Thread, env: &TestEnv) -> Entered {
     entered
 }
 
-/// Called after a change of the thread's clock or of the time on it. Replaces the old reading in `thread.now`, and
-/// makes the next check read the clock.
+/// Called after the thread's clock was moved, or was replaced by another clock. Replaces the old reading in
+/// `thread.now`, and makes the next check read the clock.
 #[cfg(feature = "testing")]
 pub(crate) fn set(thread: &Thread) {
     thread.now.set(clock::now());
@@ -119,8 +119,8 @@ fn leave(entered: &mut Option<Entered>) {
     entered.take();
     Thread::with(|thread| {
         set(thread);
-        // From here on, the clock of the outer environment counts. A scope in the inner environment may have used the
-        // same clock, and have armed another deadline for this thread. So this thread's deadline is armed again.
+        // The outer environment's clock counts from here on. A scope in the inner environment may have armed another
+        // deadline for this thread on that clock. So the thread's own deadline is armed again.
         thread.restore(thread.deadline.get());
     });
 }
@@ -136,7 +136,7 @@ pub(crate) fn point(thread: &Thread, location: &'static Location<'static>) {
     let _ = (thread, location);
 }
 
-/// Like [`point`], at the entry of a handle's scope, whose node is `node`.
+/// The interruption point at the entry of a handle, whose scope has the node `node`. A test may make that scope expire.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     #[cfg(feature = "testing")]
@@ -153,8 +153,8 @@ pub(crate) fn point_of(node: &Arc<Node>, location: &'static Location<'static>) {
     let _ = (node, location);
 }
 
-/// Whether a sleep on this thread moves the mock clock. That is so on the thread that runs the test, unless the clock
-/// moves by itself.
+/// Whether a sleep on this thread moves the mock clock. `true` on the thread that runs the test, unless the clock moves
+/// by itself.
 #[inline]
 pub(crate) fn moves_clock() -> bool {
     #[cfg(feature = "testing")]
@@ -177,15 +177,14 @@ pub(crate) fn move_clock(until: u64, go_on: impl FnMut() -> bool) {
     let _ = (until, go_on);
 }
 
-/// Tells the probe that this thread begins a wait, which can be interrupted at any time. The drop of the result tells
-/// it that the wait has ended.
+/// Tells the test's probe that this thread begins a wait, which can be interrupted at any time. The drop of the result
+/// tells the probe that the wait has ended.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn waiting(location: &'static Location<'static>) -> Waiting {
     mark_wait(location, true);
     Waiting { location }
 }
 
-/// Tells the test's probe that a wait begins or ends.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn mark_wait(location: &'static Location<'static>, begins: bool) {
     #[cfg(feature = "testing")]
@@ -196,7 +195,7 @@ pub(crate) fn mark_wait(location: &'static Location<'static>, begins: bool) {
     let _ = (location, begins);
 }
 
-/// A wait that can be interrupted at any time. It ends when this is dropped.
+/// A guard: while it exists, this thread is in a wait that can be interrupted at any time.
 pub(crate) struct Waiting {
     location: &'static Location<'static>,
 }
@@ -242,7 +241,8 @@ fn reached(thread: &Thread, location: &'static Location<'static>) {
                     scope.extras().is_some_and(|extras| extras.options.label.as_deref() == Some(&*label))
                 };
                 scope.stack().filter(is_meant).for_each(|scope| scope.node().expire_early());
-                // An entered handle has scopes that are not on this thread's stack. They are found by their nodes.
+                // An entered handle has scopes that are not on this thread's stack. These scopes are found by their
+                // nodes.
                 let entered = scope.stack().filter(|scope| scope.is_entered());
                 entered.filter_map(Scope::existing_node).for_each(|node| expire_labelled(node, &label));
             }
@@ -261,9 +261,9 @@ fn expire_labelled(node: &Arc<Node>, label: &str) {
 
 #[cfg(feature = "testing")]
 impl Scope {
-    /// Goes from this scope outwards to the scope `outermost`; if it is not on this thread's stack, to the outermost
-    /// scope of the thread. Returns the innermost scope that is outside all shields on this way. `None` if the way ends
-    /// at a shield.
+    /// Looks at the scopes from this scope outwards to the scope with the id `outermost`, or else to the end of the
+    /// thread's stack. Without shields among these scopes, returns this scope. Otherwise returns the scope next to the
+    /// outermost shield, outside it; `None` if that shield is the last of these scopes.
     fn unshielded(&self, outermost: u64) -> Option<&Scope> {
         let mut candidate = Some(self);
         for scope in self.stack() {

@@ -1,5 +1,3 @@
-//! An unwinding with a timeout error, and the scope that stops it.
-
 use std::any::Any;
 use std::panic::resume_unwind;
 
@@ -14,7 +12,7 @@ pub(crate) struct Unwind {
     pub(crate) catcher: usize,
 }
 
-/// Stops an unwinding that is meant for this scope; any other panic goes on.
+/// If the unwinding is meant for this scope, stops it and returns its error. Any other panic goes on.
 #[cold]
 #[inline(never)]
 pub(crate) fn caught(scope: &Scope, payload: Box<dyn Any + Send>) -> TimeoutError {

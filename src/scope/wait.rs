@@ -28,8 +28,8 @@ impl WaitLimit {
         }
         let (asked, unmeasured) = (between(now, own), is_unmeasured(limit));
         let spec = ScopeSpec { asked, entered: now, location, kind: Kind::Future, cause, unmeasured };
-        // A limit that is an instant may have passed before the wait began. `spec` cannot express such an end, because
-        // it is before `entered`. So `end` is stored as well.
+        // A limit that is an instant may have passed before the wait began. `spec` cannot express an end before
+        // `entered`, so `end` is stored as well.
         Self { spec, end: Termination::new(cause, own), _spending: spending }
     }
 

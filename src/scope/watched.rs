@@ -1,5 +1,3 @@
-//! A block or a poll without a limit. Reports tell of it if it takes long.
-
 use std::borrow::Cow;
 use std::panic::{Location, resume_unwind};
 use std::time::Duration;
@@ -10,7 +8,7 @@ use super::spec::{Kind, ScopeSpec};
 use crate::thread::Thread;
 use crate::time::{Limit, NEVER, clock};
 
-/// A block or future that is only watched for reports. `extras` has its label, and the time after which it is reported.
+/// A block or future that is only watched for reports. `extras` has the label, and the time after which it is reported.
 #[derive(Debug)]
 pub(crate) struct Watched {
     extras: Extras,

@@ -1,5 +1,3 @@
-//! The end of a process that cannot go on.
-
 /// Prints one line and ends the process: to go on would be undefined behaviour.
 #[cold]
 pub(crate) fn abort(what: std::fmt::Arguments<'_>) -> ! {

@@ -6,13 +6,12 @@
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
-// Bits of the word.
 
-/// The thread runs or is being started.
+/// A bit of the alarm's word: the thread runs, or is being started.
 const RUNNING: u32 = 1;
-/// Set together with `RUNNING` while the thread is being started. The start may fail.
+/// A bit that is set together with `RUNNING` while the thread is being started. The start may fail.
 const STARTING: u32 = 2;
-/// The bits from this one up count rings.
+/// The bits of the word from this one up count rings.
 const RING: u32 = 4;
 
 /// The state of an [`Alarm`] at one moment. A wait with this key ends if the alarm has been rung since that moment.
@@ -32,14 +31,15 @@ impl Alarm {
         }
     }
 
-    /// The key for [`wait`](Self::wait). Take it before looking for work.
+    /// The key for [`wait`](Self::wait). Take it before looking for work: then a ring that comes after the look ends
+    /// the wait.
     pub(crate) fn key(&self) -> Key {
-        // Acquire: pairs with the Release in `ring`, so that a look for work after this sees the work for which the alarm
-        // was rung.
+        // Acquire: pairs with the Release in `ring`, so that a look for work after this call sees the work for which
+        // the alarm was rung.
         Key(self.word.load(Ordering::Acquire))
     }
 
-    /// Sleeps until `until` (nanoseconds), or until there has been a ring since `key` was taken.
+    /// Sleeps until `until` (nanoseconds), or until there has been a ring since `key` was taken. May return earlier.
     pub(crate) fn wait(&self, key: Key, until: u64) {
         self.futex.sleep(&self.word, key.0, until);
     }
@@ -58,10 +58,11 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & RUNNING != 0
     }
 
-    /// Makes the calling thread the alarm's thread. `false` if the alarm has a thread already.
+    /// Makes the calling thread the alarm's thread, and returns `true`. `false`: the alarm has a thread, or a thread is
+    /// being started for it.
     pub(crate) fn start(&self) -> bool {
-        // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it. A thread
-        // that retires sees the writes of the threads that called `start` before it.
+        // AcqRel: pairs with `retire`. A thread that starts sees the writes of the thread that retired before it. A
+        // thread that retires sees the writes of the threads that called `start` before it.
         self.word.fetch_or(RUNNING, Ordering::AcqRel) & RUNNING == 0
     }
 
@@ -78,8 +79,8 @@ impl Alarm {
 
     #[cfg(not(timebox_loom))]
     pub(crate) fn started(&self) {
-        // Relaxed: the bit publishes nothing. A thread that relies on the alarm has armed before, and the arm makes
-        // sure by itself that the watchdog sees the deadline.
+        // Relaxed: the bit publishes no data. A thread arms its deadline before it reads the bit, and the arm itself
+        // makes sure that the watchdog sees the deadline.
         self.word.fetch_and(!STARTING, Ordering::Relaxed);
     }
 
@@ -90,8 +91,8 @@ impl Alarm {
         self.word.load(Ordering::Relaxed) & (RUNNING | STARTING) == RUNNING
     }
 
-    /// Records that the thread no longer runs, and returns `true`. If the alarm has been rung since `key` was taken,
-    /// records nothing and returns `false`: the thread must go on.
+    /// Tries to end the alarm's thread. `true`: recorded that the thread no longer runs. `false`: the alarm has been
+    /// rung since `key` was taken, so the thread must go on.
     pub(crate) fn retire(&self, key: Key) -> bool {
         if mutant!(BlindRetire) {
             self.word.fetch_and(!RUNNING, Ordering::AcqRel);
@@ -106,7 +107,7 @@ impl Alarm {
         retired
     }
 
-    /// Records that no thread runs. Unlike [`retire`](Self::retire), this does so even after a ring.
+    /// Records that no thread runs, even if the alarm has been rung.
     pub(crate) fn forget(&self) {
         self.word.fetch_and(!(RUNNING | STARTING), Ordering::AcqRel);
         #[cfg(timebox_loom)]
@@ -136,8 +137,9 @@ mod futex {
             };
             let command = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
             let no_word = std::ptr::null::<u32>();
-            // SAFETY: `word` and `time` live through the call; the fifth argument is not used by this command.
-            // Every outcome (woken, timed out, a signal, the word already changed) is the caller's cue to look.
+            // SAFETY: `word` and `time` live through the call; the fifth argument is not used by this command. The
+            // result is not needed, since the caller looks for work after each outcome (woken, timed out, a signal, the
+            // word already changed).
             unsafe {
                 libc::syscall(
                     libc::SYS_futex,
@@ -154,13 +156,12 @@ mod futex {
         #[allow(clippy::unused_self)]
         pub(super) fn wake(&self, word: &AtomicU32) {
             let command = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-            // SAFETY: `word` is only an address to this command.
+            // SAFETY: this command uses `word` only as an address.
             unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), command, 1) };
         }
     }
 }
 
-/// A stand-in for a futex: a lock and a condition.
 #[cfg(not(any(target_os = "linux", target_os = "android", timebox_loom)))]
 mod futex {
     use super::{AtomicU32, Ordering};
@@ -240,7 +241,6 @@ mod futex {
             let mut asleep = self.futex.asleep.lock().unwrap();
             loop {
                 match *asleep {
-                    // The thread sleeps on: its time has not come, and nobody has rung the alarm.
                     Some((key, until)) if now() < until && self.key().0 == key => {
                         return Some(until);
                     }

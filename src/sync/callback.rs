@@ -2,15 +2,14 @@
 //!
 //! Invariants:
 //! 1. The closure runs on one thread at a time, with no lock held.
-//! 2. Once [`Callback::revoke`] has returned, the closure is not running and never will run again; it has been dropped
-//!    on the revoking thread. The exception is a revocation from inside the closure, or from inside another closure
-//!    that this closure waits for: then the closure is dropped when it has returned. If [`lend`] has lent the closure,
-//!    the process aborts instead.
-//! 3. While the callback is suspended, the closure is not started. Once [`Callback::wait_until_idle`] has returned during
-//!    a suspension, the closure is not running. The exceptions are those of invariant 2.
-//! 4. A forked child never starts a closure from before the fork, and never waits for one.
+//! 2. When [`Callback::revoke`] has returned, the closure is not running, never runs again, and has been dropped on the
+//!    revoking thread. There are two exceptions: `revoke` was called inside the closure, or inside another closure that
+//!    this closure waits for. Then the closure is dropped at the end of its run. For a closure that [`lend`] has lent
+//!    there is no exception: if `revoke` cannot wait for the run, the process aborts.
+//! 3. While the callback is suspended, the closure is not started. When [`Callback::wait_until_idle`] has returned
+//!    during a suspension, the closure is not running, except in the two cases of invariant 2.
 //!
-//! Invariant 2 is the promise of C++20's `stop_callback`; because of it, [`lend`] can take closures that borrow.
+//! Because of invariant 2, [`lend`] can take closures that borrow.
 
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
@@ -22,10 +21,9 @@ use super::primitive::{Condvar, MutexGuard, mutant, wait};
 use super::thread_key::ThreadKey;
 use super::waits::{Ending, InRun, Notify, Run, Wait, ended_inside};
 
-/// The output describes a failure; `None` if the closure succeeded.
+/// The output describes a failure. `None`: the closure succeeded.
 pub(crate) type Closure<'a> = Box<dyn FnMut() -> Option<String> + Send + 'a>;
 
-/// How a run failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) text: Arc<str>,
@@ -34,9 +32,8 @@ pub(crate) struct Failure {
 
 pub(crate) struct Callback {
     state: ForkMutex<State>,
-    /// Notified when a run ends.
+    /// Wakes the threads in `wait_for_run`: a run has ended, or a wait must end early.
     idle: Condvar,
-    /// The process that made the callback: see invariant 4.
     made_in: Process,
 }
 
@@ -46,8 +43,8 @@ struct State {
     closure: Option<Closure<'static>>,
     running: Option<(ThreadKey, Run)>,
     revoked: bool,
-    /// Whether the callback was revoked during a run, by a thread that could not wait for the run. Then the run itself
-    /// drops the closure at its end.
+    /// The callback was revoked during a run, by a thread that could not wait for the run. So the run itself drops the
+    /// closure at its end.
     orphaned: bool,
     suspensions: u32,
     /// The waker of a caller that found the callback suspended or running. It is woken once the callback is free.
@@ -58,18 +55,18 @@ struct State {
     /// The failure of the latest run that failed.
     failure: Option<Failure>,
     panicked: bool,
-    /// The wakers of the tasks that wait for the callback, each with the number of the waiter. They are woken once a
-    /// run has ended, or once no further run will come.
+    /// The wakers of the tasks that wait for the callback, each with the number of the waiter. They are woken when a
+    /// run has ended, and by `revoke`, `wait_until_idle` and `hold_back`.
     waiters: Vec<(usize, Waker)>,
 }
 
-/// The caller of a [`Callback`].
 pub(crate) trait Caller {
     /// Whether the caller may run the closure. `fires`: how often the closure has been started before. Called under the
-    /// lock that [`suspend`](Callback::suspend) and [`hold_back`](Callback::hold_back) take.
+    /// callback's lock, so that a change by [`hold_back`](Callback::hold_back) cannot come between this answer and the
+    /// start.
     fn may(&self, fires: u32) -> bool;
 
-    /// Called under the lock if the closure cannot run now. Returns a waker, which makes the caller try again.
+    /// A waker that makes the caller try again. Called under the callback's lock, if the closure cannot run now.
     fn waker(&self) -> Waker;
 
     /// Called when a run begins, with no lock held.
@@ -79,22 +76,21 @@ pub(crate) trait Caller {
     fn ended(&self);
 }
 
-/// How a call went.
 #[derive(Debug)]
 pub(crate) enum Call {
     /// The closure ran. `fires` counts its runs so far, and `failures` counts the failed runs since the last run that
-    /// succeeded. The receiver must wake `due` (a caller that came during the run) and `waiters` (tasks that waited for its
-    /// end).
+    /// succeeded. The receiver must wake `due` (a caller that could not start the closure meanwhile) and `waiters`
+    /// (tasks that waited for the end of the run).
     Ran { fires: u32, failures: u32, due: Option<Waker>, waiters: Waiters },
-    /// The closure was not started, because it is running already (`runs`) or the callback is suspended. The caller's
-    /// waker will be woken.
+    /// The closure was not started: it is running already (`runs` is `true`), or the callback is suspended. The
+    /// caller's waker will be woken.
     Later { runs: bool },
     /// The closure was not started: the caller may not start it, the callback was revoked, the closure has panicked, or
     /// the callback belongs to the parent of this process.
     Rejected,
 }
 
-/// The wakers of waiting tasks. Whoever gets them must wake them, and must hold no lock meanwhile.
+/// The wakers of waiting tasks. Whoever gets them must wake them, with no lock held, because a waker runs foreign code.
 #[must_use]
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Vec<(usize, Waker)>);
@@ -127,8 +123,8 @@ impl Callback {
         Self { state: ForkMutex::new(state), idle: Condvar::new(), made_in: Process::current() }
     }
 
-    /// Runs the closure, unless the caller may not run it, or the callback is revoked, suspended or running. A panic of
-    /// the closure is caught, and the closure never runs again.
+    /// Runs the closure, unless the caller may not run it, or the callback is revoked, suspended or running. Catches a
+    /// panic of the closure. After a panic the closure never runs again.
     pub(crate) fn call(&self, caller: &impl Caller) -> Call {
         if !self.made_in.is_current() {
             return Call::Rejected;
@@ -188,8 +184,7 @@ impl Callback {
         Call::Ran { fires, failures, due, waiters }
     }
 
-    /// Ends the callback. When this returns, the closure is not running, and will not run again. (For the exceptions
-    /// see invariant 2.)
+    /// Ends the callback: see invariant 2.
     pub(crate) fn revoke(self: &Arc<Self>, ending: Ending) -> Waiters {
         if mutant!(NoRevoke) {
             return Waiters::default();
@@ -219,18 +214,18 @@ impl Callback {
         waiters
     }
 
-    /// Keeps the closure from being started again. Does not wait for a run in progress, as [`revoke`](Self::revoke)
-    /// would. So a caller that must not block calls this first, and `revoke` once no run is in progress.
+    /// Keeps the closure from being started again. Does not wait for a run in progress. [`revoke`](Self::revoke) must
+    /// be called later, when no run is in progress.
     pub(crate) fn begin_to_revoke(&self) {
         if let Some(mut state) = self.state.lock() {
             state.revoked = true;
         }
     }
 
-    /// Ready if no other thread runs the closure, and no run is to come. A run is to come if `comes` returns `true`,
-    /// and nothing (a suspension, for example) prevents the run. While this is pending, `waker` is kept, and is woken
-    /// when that changes. It replaces the earlier waker of the same `waiter`. `comes` is called under the lock that
-    /// [`hold_back`](Self::hold_back) takes.
+    /// Pending while another thread runs the closure, or while a run is about to come. A run is about to come if
+    /// `comes` returns `true`, unless the callback is revoked, suspended or running, or has panicked. `comes` is called
+    /// under the callback's lock. If pending, keeps `waker`, and wakes it when the answer may have changed. `waker`
+    /// replaces the earlier waker of the same `waiter`.
     pub(crate) fn poll_idle(&self, waiter: usize, waker: &Waker, comes: impl Fn() -> bool) -> Poll<()> {
         if !self.made_in.is_current() {
             return Poll::Ready(());
@@ -267,7 +262,8 @@ impl Callback {
         }
     }
 
-    /// Waits until no run is going on. Called after [`suspend`](Self::suspend), so that invariant 3 holds from then on.
+    /// Waits until no run is in progress. Call [`suspend`](Self::suspend) first: otherwise another run may begin at
+    /// once.
     pub(crate) fn wait_until_idle(self: &Arc<Self>) -> Waiters {
         if mutant!(NoShieldWait) {
             return Waiters::default();
@@ -276,8 +272,8 @@ impl Callback {
         idle.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// Ends one suspension. If it was the last, and a caller came during the suspensions, returns the caller's waker:
-    /// wake it, so that the caller tries again.
+    /// Ends one suspension. If it was the last, and a caller found the callback suspended, returns the caller's waker:
+    /// wake it, so that the caller tries again. (If a run is in progress, its [`call`](Self::call) returns the waker.)
     pub(crate) fn resume(&self) -> Option<Waker> {
         let mut state = self.state.lock()?;
         state.suspensions = state.suspensions.saturating_sub(1);
@@ -285,7 +281,7 @@ impl Callback {
     }
 
     /// Calls `change` under the lock. If `change` makes [`Caller::may`] refuse a caller, that caller begins no run
-    /// after this call. With `wait`, this call also waits for a run that is in progress.
+    /// after this call. If `wait` is `true`, also waits for a run in progress.
     pub(crate) fn hold_back(self: &Arc<Self>, wait: bool, change: impl FnOnce()) -> Waiters {
         let state = self.state.lock();
         change();
@@ -295,7 +291,6 @@ impl Callback {
         held.map(|mut state| state.take_waiters()).unwrap_or_default()
     }
 
-    /// How often the closure has been started.
     pub(crate) fn fires(&self) -> u32 {
         self.state.lock().map_or(0, |state| state.fires)
     }
@@ -308,7 +303,7 @@ impl Callback {
         self.state.lock().is_some_and(|state| state.revoked)
     }
 
-    /// Whether the closure runs now. A run may revoke its own callback, so a revoked callback may be running.
+    /// A run may revoke its own callback, so a revoked callback may be running.
     pub(crate) fn is_running(&self) -> bool {
         self.state.lock().is_some_and(|state| state.running.is_some())
     }
@@ -318,15 +313,14 @@ impl Callback {
         self.state.lock().is_some_and(|state| !state.revoked && !state.panicked)
     }
 
-    /// The run in progress; `None` if there is none, if this thread is in it, or if this process is a fork of the one
-    /// that made the callback.
+    /// The run that is in progress on another thread of this process. `None` if there is none.
     fn run_elsewhere(&self, state: &State) -> Option<Run> {
         let (thread, run) = state.running.filter(|_| self.made_in.is_current())?;
         (thread != ThreadKey::current()).then_some(run)
     }
 
-    /// Waits until the present run has ended, unless it is on this thread. Returns early if waits form a circle in
-    /// which this wait must let go (see [`Wait`]). `None` if a fork has lost the lock.
+    /// Waits until the present run has ended, unless the run is on this thread. Returns early if this wait must end a
+    /// circle of waits (see [`Wait`]). `None`: the lock's holder was lost in a fork.
     fn wait_for_run<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
@@ -345,8 +339,8 @@ impl Callback {
 
 impl Notify for Callback {
     fn notify(&self) {
-        // Takes the lock, so that no waiting thread misses the notification. A thread that has read `lets_go` sleeps by
-        // now, and is notified. Any other thread reads `lets_go` after this.
+        // The lock keeps a waiting thread from missing the notification. A thread that found `lets_go` unset sleeps by
+        // now, and is notified. A thread that takes the lock later finds `lets_go` set.
         let _state = self.state.lock();
         self.idle.notify_all();
     }
@@ -371,8 +365,8 @@ pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
-/// Makes callbacks of closures that may borrow from the caller's stack, and revokes them when `body` returns.
-/// `location` is where the user called the public function.
+/// Makes callbacks of closures that may borrow from the caller's stack. Revokes the callbacks when `body` returns or
+/// unwinds. `location` is where the user called the public function.
 pub(crate) fn lend<'a, R>(
     closures: Vec<Closure<'a>>,
     location: &'static Location<'static>,
@@ -387,10 +381,10 @@ pub(crate) fn lend<'a, R>(
         }
     }
     let lent = closures.into_iter().map(|closure| {
-        // SAFETY: only the lifetime changes. `lent` revokes every callback before this function returns or unwinds,
-        // and after that the closure does not run and has been dropped (invariant 2), so it is not used after 'a. If the
-        // closure runs on this thread at that time (a coroutine may have switched inside `body`), or waits for this thread,
-        // the process aborts there. A callback that a fork put beyond reach is leaked.
+        // SAFETY: only the lifetime changes. `lent` revokes every callback before this function returns or unwinds.
+        // After that the closure does not run and has been dropped (invariant 2), so it is not used after 'a. If the
+        // closure runs on this thread at that time (a coroutine may have switched inside `body`), or waits for this
+        // thread, the process aborts. If a fork has lost the lock of a callback, `revoke` leaks the closure.
         let closure = unsafe { std::mem::transmute::<Closure<'a>, Closure<'static>>(closure) };
         Arc::new(Callback::new(closure))
     });

@@ -1,5 +1,3 @@
-//! A vector whose elements never move.
-
 use super::once::SetOnce;
 
 #[cfg(not(timebox_loom))]
@@ -8,7 +6,7 @@ const PER_CHUNK: usize = 32;
 const PER_CHUNK: usize = 2;
 
 /// A vector that grows in chunks, so that its elements never move. Each chunk has twice as many places as the chunk
-/// before. The first access to a place of a chunk makes the chunk, which then stays.
+/// before. The first access to a place makes its chunk, which then stays.
 #[derive(Debug)]
 pub(crate) struct ChunkedVec<T> {
     chunks: [SetOnce<Box<[T]>>; CHUNKS],
@@ -16,8 +14,8 @@ pub(crate) struct ChunkedVec<T> {
 
 const CHUNKS: usize = 26;
 
-/// The chunk that holds the place `index`, and the place within that chunk. The first chunk has `first` places, and each
-/// later chunk twice as many as the chunk before.
+/// The number of the chunk that holds the place `index`, and the place within that chunk. The first chunk has `first`
+/// places, and each later chunk twice as many as the chunk before.
 pub(crate) fn chunk_of(index: usize, first: usize) -> (usize, usize) {
     let chunk = (index / first + 1).ilog2() as usize;
     // The chunks before `chunk` have `(first << chunk) - first` places together.

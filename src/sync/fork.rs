@@ -29,7 +29,7 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// A handler that runs in each forked child before the fork returns there. It is a static of the module that needs it.
+/// A handler that runs in each forked child before `fork` returns there. Each handler is a `static`.
 ///
 /// `install` waits for no other thread, because that thread could be lost in a fork. So two threads may install the
 /// same handler at once. Then a child calls the handler twice, so a second call must do no harm.
@@ -70,8 +70,8 @@ impl InChild {
 #[cfg(not(timebox_loom))]
 static COUNT: InChild = InChild::new(count_generation);
 
-/// From now on, each forked child gets its own [`generation`]. By it, [`PerProcess`] and [`ForkMutex`] tell the child
-/// from its parent. Call this before threads use them. `InChild::install` does this too.
+/// From now on, each forked child gets its own [`generation`]. [`PerProcess`] and [`ForkMutex`] need this to notice a
+/// fork, so call it before they are used. `InChild::install` calls it too.
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) fn count_forks() {
     COUNT.install();
@@ -83,7 +83,6 @@ extern "C" fn count_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// From now on, each forked child calls this function, on its only thread.
 #[cfg(all(unix, not(timebox_loom)))]
 fn at_fork_in_child(child: extern "C" fn()) {
     #[cfg(not(miri))]
@@ -104,7 +103,6 @@ fn at_fork_in_child(_child: extern "C" fn()) {}
 pub(crate) struct Process(u32);
 
 impl Process {
-    /// A value that no process has.
     #[cfg(feature = "testing")]
     pub(crate) const NONE: Self = Self(u32::MAX);
 
@@ -131,7 +129,7 @@ impl Process {
 pub(crate) struct PerProcess<T> {
     value: T,
     make: fn() -> T,
-    /// The value for the processes that are forked from this one.
+    /// The value for the processes that are forked from this process.
     next: SetOnce<Self>,
 }
 
@@ -165,7 +163,7 @@ impl<T> std::fmt::Debug for PerProcess<T> {
 }
 
 /// A mutex for processes that fork. If another thread held the lock at the fork, nobody in the child can ever release
-/// it. So the child gets no lock, instead of waiting for ever.
+/// it. Then the child gets no lock, so that it does not wait for ever.
 #[derive(Debug)]
 pub(crate) struct ForkMutex<T> {
     /// The upper bits are the [`generation`] of the process that last used the lock. The two lowest bits are the lock's
@@ -181,7 +179,7 @@ pub(crate) struct ForkMutex<T> {
 #[derive(Clone, Copy)]
 enum Phase {
     Usable = 0,
-    /// A thread, the first to use the lock in this process, is finding out whether the lock was held at the fork.
+    /// The first thread that uses the lock in this process is finding out whether the lock was held at the fork.
     Adopting = 1,
     /// The lock was held at the fork, and stays held for ever.
     Lost = 2,
@@ -207,9 +205,8 @@ impl<T> ForkMutex<T> {
     /// Locks. `None` in a forked child if the lock was held at the fork: nobody will ever unlock it.
     #[inline]
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        // Acquire: pairs with the Release in `adopt`. So a thread that sees `Usable` locks after the `try_lock` of the
-        // thread that adopts. Otherwise that `try_lock` could fail because of the lock below, and `adopt` would take
-        // the lock for lost.
+        // Acquire: pairs with the Release in `adopt`. So the lock below is taken after the `try_lock` in `adopt`. In
+        // the other order, `try_lock` could fail because of this thread, and `adopt` would take the lock for lost.
         #[cfg(not(timebox_loom))]
         if self.used.load(Ordering::Acquire) != Phase::Usable.now() {
             return self.adopt();
@@ -217,8 +214,8 @@ impl<T> ForkMutex<T> {
         Some(lock(&self.inner))
     }
 
-    /// The value. The caller has the only reference, so this takes no lock. `None` if a fork has lost the lock's
-    /// holder.
+    /// The value. The caller has the only reference, so no lock is needed. `None`: the lock's holder was lost in a
+    /// fork.
     #[inline]
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
         #[cfg(not(timebox_loom))]
@@ -228,11 +225,11 @@ impl<T> ForkMutex<T> {
         Some(self.inner.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The first use in a child adopts the lock. If no thread held the lock at the fork, the lock is usable. Otherwise
-    /// the lock is lost, and the result is `None`.
+    /// Makes the lock usable in a child, at its first use there. If a thread held the lock at the fork, the lock is
+    /// lost instead, and the result is `None`.
     ///
-    /// No thread of this process can take the lock before the adoption. So if the lock is held during the adoption, it was
-    /// held at the fork.
+    /// No thread of this process can take the lock before this is done. So if the lock is held meanwhile, it was held
+    /// at the fork.
     #[cfg(not(timebox_loom))]
     #[cold]
     fn adopt(&self) -> Option<MutexGuard<'_, T>> {

@@ -3,9 +3,10 @@
 //! Invariants:
 //! 1. The value is in the place while the phase is not `EMPTY`. After the change to `EMPTY`, the value stays there
 //!    until the thread that made the change has read it out.
-//! 2. Only two threads touch the value: the thread that fills the place, and a thread that has changed the phase from
-//!    `FULL` (to `EMPTY`, or to `HELD` until it changes the phase again). The phase is `FULL` for one filling at a
-//!    time, so only one thread at a time has made that change.
+//! 2. Only two threads touch the value: the thread that fills the place, and the thread that has changed the phase from
+//!    `FULL` to `EMPTY` or `HELD`. After the change to `HELD`, the thread touches the value only until it changes the
+//!    phase again. The phase is `FULL` for one filling at a time, so only one thread at a time has made the change from
+//!    `FULL`.
 //! 3. Each filling has a number of its own, so an old ticket takes nothing. The numbers repeat after 2^59 fillings. At
 //!    one filling each ten nanoseconds, that takes 180 years.
 
@@ -16,12 +17,12 @@ use super::primitive::{AtomicU64, Ordering, UnsafeCell, mutant};
 /// The phases, in the lowest bits of the word.
 const EMPTY: u64 = 0;
 const FULL: u64 = 1;
-/// A thread uses the value, which stays in its place: see `hold`.
+/// A thread uses the value in `hold`. The value stays in its place.
 const HELD: u64 = 2;
-/// As `HELD`. But since then another thread has tried to take the value, and got nothing.
+/// A thread uses the value in `hold`. Meanwhile another thread has tried to take the value, and got nothing.
 const MISSED: u64 = 3;
 const PHASE: u64 = 3;
-/// The bits above [`Ticket::ROOM`] count fillings.
+/// One filling: the bits above [`Ticket::ROOM`] count fillings.
 const STEP: u64 = Ticket::ROOM + 1;
 
 pub(crate) struct Handoff<T> {
@@ -29,7 +30,6 @@ pub(crate) struct Handoff<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-/// Identifies one filling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
@@ -77,8 +77,8 @@ impl<T> Handoff<T> {
     ///
     /// # Safety
     ///
-    /// Nobody else fills the place during this call. If the place has held a value before, that value was taken out by a call
-    /// that happens before this one.
+    /// Nobody else fills the place during this call. If the place has held a value before, that value was taken out by
+    /// a call that happens before this one.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) unsafe fn put(&self, value: T) -> Ticket {
         // Relaxed: the last change of the word happens before this call.
@@ -92,8 +92,9 @@ impl<T> Handoff<T> {
         ticket
     }
 
-    /// Takes the value out. `None` if the value was taken already, or if another thread holds it at the moment. In the
-    /// second case that thread gets to know: its [`hold`](Self::hold) returns `None`, and the value stays in the place.
+    /// Takes the value out. `None`: the value was taken already, or another thread is using it in [`hold`](Self::hold).
+    /// In the second case the value stays in the place, and that `hold` returns `None`, so its thread learns of this
+    /// call.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<T> {
         if mutant!(PlainTake) {
@@ -132,7 +133,7 @@ impl<T> Handoff<T> {
 
     /// Calls `f` with the value, which stays in the place. Only one thread at a time may call this. `None` in two
     /// cases:
-    /// - The value was taken before. Then `f` was not called.
+    /// - The value was taken before. `f` was not called.
     /// - Another thread came to take the value while `f` ran, and left without the value.
     pub(crate) fn hold<R>(&self, ticket: Ticket, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let (full, held) = (ticket.word(FULL), ticket.word(HELD));
@@ -146,7 +147,7 @@ impl<T> Handoff<T> {
         if undisturbed {
             return Some(result);
         }
-        // The word is `MISSED`, which only this thread changes. Release: as above, pairs with the Acquire in `take` and `hold`.
+        // The word is `MISSED`, which only this thread changes. Release: pairs with the Acquire in `take` and `hold`.
         self.word.store(full, Ordering::Release);
         None
     }
@@ -161,7 +162,7 @@ impl<T> Handoff<T> {
     }
 }
 
-/// Left out under loom: if a model fails, loom destroys the atomics before this drop would use them.
+/// Not under loom: if a model fails, loom destroys the atomics first, and then this drop would use them.
 #[cfg(not(timebox_loom))]
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {

@@ -1,5 +1,3 @@
-//! The clock and the threads of a loom model, and how models are explored.
-
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +10,6 @@ use super::mutants::{self, Mutant};
 // that same lock, so loom tries the store before and after that read.
 static NOW: AtomicU64 = AtomicU64::new(0);
 
-/// The time, which stands still unless the model moves it.
 pub(crate) fn now() -> u64 {
     NOW.load(Ordering::SeqCst)
 }
@@ -40,7 +37,8 @@ pub(crate) fn reset(time: u64) {
     SPAWNED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
 }
 
-/// Explores `body`, with a mutant if one is named. A mutant is switched on for the whole process, so one model runs at a time.
+/// Explores `body`, with the fault `mutant` if one is given. The fault is switched on for the whole process, so one
+/// model runs at a time.
 pub(crate) fn explore(mutant: Option<Mutant>, body: fn()) {
     explore_within(None, mutant, body);
 }
@@ -64,7 +62,7 @@ pub(crate) fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body:
     });
 }
 
-/// Makes a test of each model. If a mutant is given, the test runs the model with it, and the model must fail.
+/// Makes a test of each model. If a mutant is given, the test runs the model with this fault, and the model must fail.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
         #[test]

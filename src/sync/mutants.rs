@@ -24,7 +24,7 @@ pub enum Mutant {
     NoShieldWait = 64,
     /// A thread that retires does not see that it was rung after its last look.
     BlindRetire = 128,
-    /// Arming a timer does not fence between its stores and its load of the next wake-up.
+    /// Arming a timer has no fence between its stores and its load of the next wake-up.
     NoTimerFence = 256,
     /// A timer's waker is claimed by a load and a store, and not by one atomic step.
     PlainTake = 512,
@@ -32,7 +32,7 @@ pub enum Mutant {
     EarlyLook = 1024,
     /// A thread comes for a timer's waker while another thread holds it, and leaves no mark for that other thread.
     SilentMiss = 2048,
-    /// A hook begins a run for a future that has left its scope.
+    /// A hook begins a run for a future that has left the hook's scope.
     NoRetire = 4096,
     /// A second cancel returns at once, although the first cancel may not have ended all nodes beneath yet.
     NoSecondSpread = 8192,
@@ -40,7 +40,7 @@ pub enum Mutant {
     NoMoveLock = 16384,
     /// A watchdog stays the watchdog after a call, although its deputy has taken over during the call.
     BlindReturn = 32768,
-    /// The watchdog's deputy does not look a last time for a call before it goes to sleep.
+    /// The deputy goes to sleep without a last look whether the watchdog has begun a call.
     DeafDeputy = 65536,
     /// A deputy that takes over looks only at the timers of threads whose `earliest` is due.
     ShortLook = 131_072,
@@ -50,11 +50,11 @@ pub enum Mutant {
     NoCircle = 1 << 21,
     /// A token that lists itself with its parent does not check whether the parent has ended its children already.
     NoSecondLook = 1 << 22,
-    /// A request is armed by a relaxed store.
+    /// A request is armed with a relaxed store.
     LooseArm = 1 << 23,
-    /// The handler looks for requests by a relaxed load.
+    /// The handler looks for requests with a relaxed load.
     LooseLook = 1 << 24,
-    /// The handler does not compare the thread that the request names.
+    /// The handler also serves a request that is for another thread.
     NoThread = 1 << 25,
     /// All requests of a slot have the same number.
     NoNumber = 1 << 26,
@@ -62,19 +62,19 @@ pub enum Mutant {
     PlainClaim = 1 << 27,
     /// A requester takes a free slot by a load and a store, and not by one atomic step.
     PlainSlot = 1 << 28,
-    /// The handler stops after the first request that it has served.
+    /// The handler stops after it has served one request.
     FirstOnly = 1 << 29,
-    /// The handler says that it has served a request before it has.
+    /// The handler says that it has served a request before it has written the value.
     EarlyDone = 1 << 30,
-    /// The handler says by a relaxed step that it has served a request.
+    /// The handler says with a relaxed step that it has served a request.
     LooseDone = 1 << 31,
-    /// The handler says by a relaxed step that it has finished a request whose requester has left.
+    /// The handler says with a relaxed step that it has finished a request whose requester has left.
     LooseOver = 1 << 32,
     /// A handler that has finished a request does not look whether the requester has left.
     NoOver = 1 << 33,
     /// A requester that leaves frees its slot, although the handler still writes.
     EarlyFree = 1 << 34,
-    /// A slot is freed by a relaxed store.
+    /// A slot is freed with a relaxed store.
     LooseFree = 1 << 35,
     /// A request that is dropped does not look whether it was served.
     ForgetfulDrop = 1 << 36,
@@ -82,7 +82,7 @@ pub enum Mutant {
     NumbersAgain = 1 << 37,
 }
 
-// An atomic of std even under loom, since the switch is not part of the model.
+// This is an atomic of std even under loom, because the switch is no part of the model.
 static ON: AtomicU64 = AtomicU64::new(0);
 
 /// Switches a mutant on or off, for the whole process.

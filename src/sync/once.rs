@@ -1,15 +1,14 @@
-//! A value that is set one time.
-//!
-//! Invariant: the pointer is null, or owns a box that is dropped with the cell. Once set it does not change.
+//! Invariant: the pointer is null, or owns a box that is dropped with the cell. Once the pointer is set, it does not
+//! change.
 
 use std::marker::PhantomData;
 use std::ptr;
-// The atomic of std even under loom, so no model checks its orderings. They are those of `OnceLock`: Acquire and
-// Release.
+// This is std's atomic even under loom, so no model checks the orderings. They are the orderings of `OnceLock`: Acquire
+// and Release.
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Like std's `OnceLock`, but it never waits for another thread that sets the value, since that thread may be gone after
-/// a fork. If several threads make a value, the first value is kept.
+/// Like std's `OnceLock`, but never waits for another thread that sets the value, since that thread may be gone after a
+/// fork. If several threads make a value, the first value is kept.
 pub(crate) struct SetOnce<T> {
     value: AtomicPtr<T>,
     owns: PhantomData<Box<T>>,
@@ -61,7 +60,7 @@ impl<T> Drop for SetOnce<T> {
     fn drop(&mut self) {
         let value = *self.value.get_mut();
         if !value.is_null() {
-            // SAFETY: the invariant; the cell is borrowed mutably, so nobody has a reference.
+            // SAFETY: the invariant; the cell is borrowed mutably, so nobody has a reference to the value.
             drop(unsafe { Box::from_raw(value) });
         }
     }
@@ -73,7 +72,7 @@ impl<T: std::fmt::Debug> std::fmt::Debug for SetOnce<T> {
     }
 }
 
-// SAFETY: as for `OnceLock`: any thread may set the value, and any may borrow it.
+// SAFETY: as for std's `OnceLock`: any thread may set the value or borrow it, so `T` must be `Send` and `Sync`.
 unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
 
 #[cfg(all(test, not(timebox_loom)))]

@@ -1,10 +1,10 @@
-//! System calls. On a system that lacks a call, its function does the same in another way. If the call is only an
-//! improvement, its function does nothing there.
+//! Functions around system calls. On a system without the call, a function does the same in another way. If the call is
+//! only an improvement, the function does nothing there.
 
 #[cfg(any(not(timebox_loom), feature = "isolate", feature = "process"))]
 use std::io;
 
-/// Nanoseconds on the monotonic clock that [`std::time::Instant`] reads too.
+/// Nanoseconds on the monotonic clock. [`std::time::Instant`] reads the same clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[inline]
 pub(crate) fn monotonic_nanos() -> u64 {
@@ -16,13 +16,12 @@ pub(crate) fn monotonic_nanos() -> u64 {
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 const STOPPED: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 
-/// Nanoseconds on a clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
 #[cfg_attr(not(debug_assertions), inline(always))]
 fn nanos_on(clock: libc::clockid_t) -> u64 {
     let mut time = STOPPED;
-    // SAFETY: the pointer is to writable memory of the right type. Every kernel has this clock, but a sandbox may forbid the
-    // call: then nothing is written.
+    // SAFETY: the pointer is to writable memory of the right type. Every kernel has this clock, but a sandbox may
+    // forbid the call: then nothing is written.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     // Neither field is negative on this clock.
     #[allow(clippy::cast_sign_loss)]
@@ -40,19 +39,17 @@ pub(crate) fn monotonic_nanos() -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1_000_000_000)
 }
 
-/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
-/// clock.
+/// Nanoseconds on a monotonic clock that all processes share until the next boot. `None` if there is no such clock.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(timebox_loom)))]
-#[allow(clippy::unnecessary_wraps)] // other systems lack it
+#[allow(clippy::unnecessary_wraps)] // `None` on other systems
 pub(crate) fn boot_nanos() -> Option<u64> {
     Some(monotonic_nanos())
 }
 
-/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
-/// clock.
+/// Nanoseconds on a monotonic clock that all processes share until the next boot. `None` if there is no such clock.
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", timebox_loom))))]
 pub(crate) fn boot_nanos() -> Option<u64> {
-    // The clock that `Instant` reads: it stands still while the system sleeps.
+    // The clock that std's `Instant` reads.
     #[cfg(target_vendor = "apple")]
     let clock = libc::CLOCK_UPTIME_RAW;
     #[cfg(not(target_vendor = "apple"))]
@@ -64,10 +61,9 @@ pub(crate) fn boot_nanos() -> Option<u64> {
     (code == 0).then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
-/// Nanoseconds on a monotonic clock that is the same in all processes until the next boot. `None` if the system has no such
-/// clock.
+/// Nanoseconds on a monotonic clock that all processes share until the next boot. `None` if there is no such clock.
 #[cfg(any(not(unix), timebox_loom))]
-#[allow(clippy::unnecessary_wraps)] // other systems have it
+#[allow(clippy::unnecessary_wraps)] // `Some` on other systems
 pub(crate) fn boot_nanos() -> Option<u64> {
     None
 }
@@ -75,8 +71,8 @@ pub(crate) fn boot_nanos() -> Option<u64> {
 #[cfg(timebox_loom)]
 pub(crate) use super::model::now as monotonic_nanos;
 
-/// Starts a thread of ours. All signals are blocked on it from its birth, so a signal handler of the program never runs
-/// on it.
+/// Starts a thread of this crate. All signals are blocked on the thread from its birth, so a signal handler of the
+/// program never runs there.
 #[cfg(not(timebox_loom))]
 #[allow(clippy::disallowed_methods)] // the one place where threads are started
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -90,8 +86,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     std::thread::Builder::new().name(name.into()).spawn(body).map(drop)
 }
 
-/// Starts a thread without std, so that it takes none of std's locks. A test checks this: it forks a thousand times, while
-/// other threads start and end.
+/// Starts a thread without std, so that it takes none of std's locks.
 #[cfg(all(unix, not(miri), not(timebox_loom)))]
 fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     use std::ffi::c_void;
@@ -102,7 +97,7 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
         body: Box<dyn FnOnce() + Send>,
     }
     extern "C" fn start(data: *mut c_void) -> *mut c_void {
-        // SAFETY: made by `Box::into_raw` below, for this thread alone.
+        // SAFETY: `data` was made by `Box::into_raw` below, for this thread alone.
         let Start { name, body } = *unsafe { Box::from_raw(data.cast::<Start>()) };
         name_this_thread(&name);
         drop(name);
@@ -124,7 +119,6 @@ fn spawn_bare(name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     Ok(())
 }
 
-/// Blocks all signals on this thread until dropped.
 #[cfg(not(timebox_loom))]
 struct SignalsBlocked {
     /// The thread's signal mask before the signals were blocked. `None` if they could not be blocked.
@@ -138,8 +132,8 @@ impl SignalsBlocked {
     fn new() -> Self {
         let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: the second call is made only if the first has initialised `all`. `before` is read only if the second call
-        // has succeeded, and so has initialised it.
+        // SAFETY: the second call is made only if the first has initialised `all`. `before` is read only if the second
+        // call has succeeded, and so has initialised it.
         let before = unsafe {
             let blocked = libc::sigfillset(all.as_mut_ptr()) == 0
                 && libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0;
@@ -164,11 +158,11 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Sets this thread's timer slack: the delay with which the kernel may wake the thread in order to save power. The
-/// default is 50 us. A new thread inherits the value.
+/// Sets this thread's timer slack: how late the kernel may wake the thread, in order to save power. The default is 50
+/// us. A new thread inherits the value.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri), not(timebox_loom)))]
 pub(crate) fn set_timer_slack(nanos: u32) {
-    // SAFETY: takes a number and changes nothing but this thread's timers.
+    // SAFETY: the call takes a number, and changes nothing but this thread's timers.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(nanos)) };
 }
 
@@ -195,8 +189,8 @@ pub(crate) fn be_prompt() {
     set_timer_slack(1_000);
     let mut attributes = Attributes::default();
     let size = u32::try_from(size_of::<Attributes>()).unwrap_or(0);
-    // SAFETY: the call writes at most `size` bytes to a struct of that size, of which all bits are values. The number 0 is the
-    // calling thread.
+    // SAFETY: the call writes at most `size` bytes to a struct of that size, for which all bit patterns are valid. The
+    // number 0 is the calling thread.
     let is_known =
         unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size as usize, 0) } == 0;
     attributes.runtime = 100_000;
@@ -209,7 +203,6 @@ pub(crate) fn be_prompt() {
 #[cfg(all(feature = "profile", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn be_prompt() {}
 
-/// The system's number of the calling thread.
 #[cfg(all(target_os = "linux", feature = "report", not(timebox_loom), not(miri)))]
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: the call has no preconditions.
@@ -217,7 +210,7 @@ pub(crate) fn thread_id() -> u32 {
     u32::try_from(id).unwrap_or(0)
 }
 
-/// 0 stands for the number of the thread: here reports do not look at threads.
+/// Always 0: on this system reports do not look at threads, so they need no number.
 #[cfg(all(feature = "report", not(timebox_loom), any(not(target_os = "linux"), miri)))]
 pub(crate) fn thread_id() -> u32 {
     0
@@ -228,7 +221,7 @@ pub(crate) fn thread_id() -> u32 {
 pub(crate) fn name_this_thread(name: &str) {
     let mut bytes = [0_u8; 16];
     bytes[..15].iter_mut().zip(name.bytes()).for_each(|(byte, of_name)| *byte = of_name);
-    // SAFETY: reads a string that ends with a zero byte and lives during the call.
+    // SAFETY: the call reads a string that ends with a zero byte and lives during the call.
     unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
 }
 
@@ -239,7 +232,7 @@ pub(crate) fn name_this_thread(_name: &str) {}
 #[cfg(all(target_os = "linux", not(miri), not(timebox_loom)))]
 mod barrier {
     fn membarrier(command: libc::c_int) -> bool {
-        // SAFETY: takes numbers and orders memory; unknown commands fail.
+        // SAFETY: the call takes numbers and orders memory. An unknown command fails.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     }
 
@@ -279,20 +272,20 @@ pub(crate) fn has_ended(pid: rustix::process::Pid) -> io::Result<bool> {
 #[cfg(all(unix, feature = "isolate"))]
 pub(crate) fn replace_stdin(input: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: `input` is open during the call. Nobody owns the number 0: std only lends it. Those who borrow it find it
-    // open all the time, only with another file.
+    // SAFETY: `input` is open during the call. Nobody owns the number 0: std only lends it. Whoever borrows it finds it
+    // open all the time, but with another file after this call.
     match unsafe { libc::dup2(input.as_raw_fd(), libc::STDIN_FILENO) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Whether the system keeps the exit status of a child until the child is waited for. It does not if the program
-/// ignores SIGCHLD.
+/// Whether the system keeps the exit status of a child until the child is waited for. `false` if the program ignores
+/// SIGCHLD, or has set `SA_NOCLDWAIT` for it.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn keeps_children() -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: asks only, and writes into a struct of ours, for which all zeros are a value.
+    // SAFETY: the call only asks, and writes into a struct of ours, for which all zeros are a value.
     let action = unsafe {
         libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()
@@ -303,16 +296,16 @@ pub(crate) fn keeps_children() -> bool {
 /// The process group of this program; `None` if the group belongs to another namespace, and so has no number here.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn own_process_group() -> Option<i32> {
-    // SAFETY: takes nothing, returns a number, cannot fail.
+    // SAFETY: the call takes nothing, returns a number, and cannot fail.
     let group = unsafe { libc::getpgrp() };
     (group > 0).then_some(group)
 }
 
-/// Starts a command. The following holds only for this start, not for later starts of `command`.
+/// Starts a command. If `session` is set, the child begins a new session. If there is a pipe `tells`, the child writes
+/// its process number to the pipe. The reader can pass that text to `kill`. If the child leads a group, the text has a
+/// minus before the number, so that `kill` signals the group.
 ///
-/// If `session` is set, the child begins a new session. The child writes its process number to the pipe `tells`, if
-/// there is one. The reader of the pipe can pass that text to `kill`. If the child leads a group, the text has a minus
-/// before the number, so that `kill` signals the group.
+/// `session` and `tells` have no effect on later starts of `command`.
 #[cfg(all(unix, feature = "process"))]
 pub(crate) fn spawn_prepared(
     command: &mut std::process::Command,
@@ -337,15 +330,16 @@ pub(crate) fn spawn_prepared(
         }
         pipe.map_or(Ok(()), tell_number)
     };
-    // SAFETY: between `fork` and `exec` it loads an atomic and makes system calls that are async-signal-safe; it takes no
-    // lock, and allocates nothing.
+    // SAFETY: between `fork` and `exec` the closure loads an atomic, and makes system calls that are async-signal-safe.
+    // It takes no lock, and allocates nothing.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn();
     asked.store(false, Ordering::Relaxed);
     child
 }
 
-/// Makes this process the leader of a session. Called in a child before `exec`.
+/// Makes this process the leader of a session. Called in a child before `exec`, so it may only make system calls that
+/// are async-signal-safe.
 #[cfg(all(unix, feature = "process"))]
 fn lead_session() -> io::Result<()> {
     // SAFETY: system calls that take nothing, or a number, and return numbers.
@@ -355,7 +349,7 @@ fn lead_session() -> io::Result<()> {
 }
 
 /// Writes the number of this process as a line, with a minus before it if the process leads a group. Called in a child
-/// before `exec`.
+/// before `exec`, so it may only make system calls that are async-signal-safe.
 #[cfg(all(unix, feature = "process"))]
 fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
@@ -377,7 +371,7 @@ fn tell_number(pipe: libc::c_int) -> io::Result<()> {
         line[start] = b'-';
     }
     let line = &line[start..];
-    // SAFETY: reads what is borrowed during the call. The line is short enough to be written at once.
+    // SAFETY: the call reads `line`, which lives during the call. The line is short enough to be written at once.
     match unsafe { libc::write(pipe, line.as_ptr().cast(), line.len()) } {
         -1 => Err(io::Error::from_raw_os_error(libc::EPIPE)),
         _ => Ok(()),

@@ -1,5 +1,3 @@
-//! The message of a panic.
-
 use std::any::Any;
 
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {

@@ -31,7 +31,7 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// Declares a `const fn`. Under loom declares a plain `fn`, because loom's atomics cannot be made in a `const fn`.
+/// Declares a `const fn`. Under loom it declares a plain `fn`, because loom's atomics cannot be made in a `const fn`.
 macro_rules! const_fn {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty $body:block) => {
         #[cfg(not(timebox_loom))]
@@ -42,8 +42,8 @@ macro_rules! const_fn {
 }
 pub(crate) use const_fn;
 
-/// Whether this mutant is on: then the code breaks one promise on purpose, to show that the tests of the promise fail.
-/// Always false in a normal build.
+/// Whether the fault `$name` is switched on. Then the code breaks one promise on purpose, to show that the tests of the
+/// promise fail. Always `false` in a normal build.
 macro_rules! mutant {
     ($name:ident) => {{
         #[cfg(any(timebox_loom, timebox_mutants))]
@@ -55,7 +55,7 @@ macro_rules! mutant {
 }
 pub(crate) use mutant;
 
-/// Keeps a value on cache lines of its own: two, since processors fetch them in pairs.
+/// Keeps a value alone on two cache lines, since processors fetch cache lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct CachePadded<T>(pub(crate) T);
@@ -66,7 +66,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Waits for a notification.
 pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -6,7 +6,8 @@
 //! - `TAKEN` -> `ARMED`: the request is there. Then the signal is sent.
 //! - `ARMED` -> `SERVING`: the handler, on the thread that the request names, has the slot.
 //! - `SERVING` -> `DONE`: the request is served. The requester takes its value and makes the slot `FREE`.
-//! - `ARMED` -> `TAKEN` -> `FREE`: the requester does not wait any longer. A handler that comes later finds another word.
+//! - `ARMED` -> `TAKEN` -> `FREE`: the requester does not wait any longer. A handler that comes later finds another
+//!   word.
 //! - `SERVING` -> `LEFT` -> `OVER`: the requester does not wait any longer, but the handler still writes. When the
 //!   handler has written all, it makes the slot `OVER`. The next requester takes the slot from `OVER`, and drops the
 //!   value in it. So memory that a handler may write to is never used for anything else.
@@ -16,11 +17,11 @@
 //!    in `OVER` the requester that takes the slot next. In `ARMED` nobody touches the value; in `FREE` there is none.
 //! 2. Only the owner may store the word. Every other step is a compare-exchange of the whole word, so it is never made
 //!    on a later request.
-//! 3. A forked child frees all slots, but their numbers stay. So a request from before the fork has no word that a slot
-//!    of the child gets again.
+//! 3. A forked child frees all slots, but their numbers stay. So no slot of the child gets a word that a request from
+//!    before the fork has.
 //!
-//! The numbers repeat after 2^29 requests of one slot. A handler would have to stand still for so long between its look
-//! at the word and its step.
+//! The numbers repeat after 2^29 requests of one slot. To take a new request for an old one, a handler would have to
+//! stand still for so long between its look at the word and its step.
 
 #[cfg(all(test, timebox_loom))]
 mod model;
@@ -40,10 +41,8 @@ const PHASE: u32 = 7;
 /// The bits above the phase count requests.
 const NUMBER: u32 = PHASE + 1;
 
-/// One request: see the protocol above.
 struct Slot<T> {
     word: AtomicU32,
-    /// The thread that the request is for.
     thread: AtomicU32,
     value: UnsafeCell<MaybeUninit<T>>,
 }
@@ -60,8 +59,8 @@ impl<T> Slot<T> {
     }
 
     fn step(&self, word: u32, phase: u32) -> bool {
-        // Acquire: pairs with the Release of the step before, so that its value is seen. Release: pairs with the Acquire of
-        // the next step.
+        // Acquire: pairs with the Release of the step before, so that this thread sees what was written to the value.
+        // Release: pairs with the Acquire of the next step.
         self.step_by(word, phase, Ordering::AcqRel)
     }
 
@@ -70,15 +69,15 @@ impl<T> Slot<T> {
         self.word.compare_exchange(word, next, order, Ordering::Relaxed).is_ok()
     }
 
-    /// The handler's last step. Only a mutant is loose.
+    /// The handler's last step. `is_loose` is set only by a mutant.
     fn end(&self, word: u32, phase: u32, is_loose: bool) -> bool {
         if is_loose { self.step_by(word, phase, Ordering::Relaxed) } else { self.step(word, phase) }
     }
 
     /// Takes the value out of a slot that the caller owns: in `TAKEN` or `DONE`.
     fn take(&self) -> T {
-        // SAFETY: `ask` has written the value. By invariant 1 the caller owns it, and takes it one time: the slot is freed, or
-        // gets another value, before anybody can take from it again.
+        // SAFETY: `ask` has written the value. By invariant 1 the caller owns it, and takes it one time: the slot is
+        // freed, or gets another value, before anybody can take from it again.
         self.value.with_mut(|value| unsafe { (*value).assume_init_read() })
     }
 
@@ -89,7 +88,7 @@ impl<T> Slot<T> {
     }
 
     fn ask(&self, thread: u32, value: T) -> Result<Request<'_, T>, T> {
-        // Relaxed: the step has the ordering.
+        // Relaxed: the step in `begin` has the ordering.
         let word = self.word.load(Ordering::Relaxed);
         let is_taken = matches!(word & PHASE, FREE | OVER) && self.begin(word);
         if !is_taken {
@@ -117,10 +116,10 @@ impl<T> Slot<T> {
         self.step(word, TAKEN)
     }
 
-    /// Serves the request, if it is for this thread. Returns whether it was served.
+    /// Serves the request, and returns `true`. `false`: there is no request for this thread in the slot.
     fn serve(&self, thread: u32, serve: impl FnOnce(&mut T), wake: impl FnOnce(&AtomicU32)) -> bool {
-        // Acquire: pairs with the Release in `ask`. So `self.thread` is that of this request or of a later one. If it is
-        // that of a later request, the slot's word is no longer `word`, and the step fails.
+        // Acquire: pairs with the Release in `ask`. So `self.thread` is that of this request or of a later request. If
+        // it is that of a later request, the slot's word is no longer `word`, and the step fails.
         let word = self.word.load(if mutant!(LooseLook) { Ordering::Relaxed } else { Ordering::Acquire });
         let is_for_it = || mutant!(NoThread) || self.thread.load(Ordering::Relaxed) == thread;
         if word & PHASE != ARMED || !is_for_it() || !self.claim(word) {
@@ -148,7 +147,6 @@ impl<T> Slot<T> {
     }
 }
 
-/// Places for `N` requests at a time.
 pub(crate) struct Slots<T, const N: usize>([Slot<T>; N]);
 
 impl<T, const N: usize> Slots<T, N> {
@@ -162,8 +160,8 @@ impl<T, const N: usize> Slots<T, N> {
         Self(std::array::from_fn(|_| Slot::new()))
     }
 
-    /// Asks a thread to serve a request with this value. The caller sends the signal afterwards. Returns `Err` with the value
-    /// if all slots are in use.
+    /// Asks a thread to serve a request with this value. The caller must then send the signal. `Err`: all slots are in
+    /// use; here is the value.
     pub(crate) fn ask(&self, thread: u32, mut value: T) -> Result<Request<'_, T>, T> {
         for slot in &self.0 {
             match slot.ask(thread, value) {
@@ -174,8 +172,8 @@ impl<T, const N: usize> Slots<T, N> {
         Err(value)
     }
 
-    /// Runs in the signal handler, on the thread `thread`: serves each request that is for this thread. `wake` wakes the thread
-    /// that sleeps on the word.
+    /// Runs in the signal handler, on the thread `thread`, and serves each request that is for this thread. `wake`
+    /// wakes the thread that sleeps on the word.
     pub(crate) fn serve(&self, thread: u32, mut serve: impl FnMut(&mut T), wake: impl Fn(&AtomicU32)) {
         for slot in &self.0 {
             if slot.serve(thread, &mut serve, &wake) && mutant!(FirstOnly) {
@@ -195,22 +193,21 @@ impl<T, const N: usize> Slots<T, N> {
     }
 }
 
-/// A request: the slot, and the slot's word as `ask` has stored it. A request that is dropped is given up.
+/// A request: the slot, and the slot's word as `ask` has stored it. The drop gives the request up.
 pub(crate) struct Request<'a, T> {
     slot: &'a Slot<T>,
     word: u32,
 }
 
-/// A request that is not served yet, at one moment.
+/// The state of a request that is not served yet.
 pub(crate) struct Unserved<'a> {
-    /// Whether the thread has begun to serve the request.
     pub(crate) has_begun: bool,
-    /// Changes from `value` with the state of the request. The handler wakes the thread that sleeps on it.
+    /// The slot's word. It is `value` until the state of the request changes. When the request is served, the handler
+    /// wakes the thread that sleeps on this word.
     pub(crate) word: &'a AtomicU32,
     pub(crate) value: u32,
 }
 
-/// How a wait for a request has ended.
 #[derive(Debug)]
 pub(crate) enum Waited<T> {
     Served(T),
@@ -227,7 +224,7 @@ impl<T> Request<'_, T> {
         self.word & !PHASE | phase
     }
 
-    /// Takes the value back, unless the thread has begun to serve the request.
+    /// Takes the value back. `None`: the thread has begun to serve the request.
     fn withdraw(&self) -> Option<T> {
         // The slot stays `TAKEN` until the value has been moved out: no other request can get the slot meanwhile.
         if !self.slot.step(self.word, TAKEN) {
@@ -238,22 +235,22 @@ impl<T> Request<'_, T> {
         Some(value)
     }
 
-    /// Leaves the value to the thread that serves the request.
+    /// Leaves the value to the thread that is serving the request. `false`: no thread is serving it.
     fn leave(&self) -> bool {
         let phase = if mutant!(EarlyFree) { FREE } else { LEFT };
         self.slot.step(self.in_phase(SERVING), phase)
     }
 
-    /// Gives the request up, and returns `Ok` with the value. Returns `Err` with the request if the thread has begun to
-    /// serve it.
+    /// Tries to give the request up. `Ok`: it is given up; here is the value. `Err`: the thread has begun to serve it;
+    /// here is the request.
     pub(crate) fn cancel(self) -> Result<T, Self> {
         let Some(value) = self.withdraw() else { return Err(self) };
         mem::forget(self);
         Ok(value)
     }
 
-    /// Waits until the request is served. `goes_on` is called again and again until then. It sleeps, and returns `true`; or it
-    /// returns `false` to give the request up.
+    /// Waits until the request is served. Until then, calls `goes_on` again and again. `goes_on` sleeps and returns
+    /// `true`, or returns `false` to give the request up.
     pub(crate) fn wait(self, mut goes_on: impl FnMut(&Unserved<'_>) -> bool) -> Waited<T> {
         loop {
             // Acquire: pairs with the Release of the step to `DONE`.
@@ -286,10 +283,10 @@ impl<T> Request<'_, T> {
 }
 
 impl<T> Drop for Request<'_, T> {
-    /// The watchdog may run this: it drops requests that no reporter takes. So this must not wait.
+    /// This must not wait, because the watchdog may run it: the watchdog drops requests that no reporter takes.
     fn drop(&mut self) {
-        // If the handler still writes, `LEFT` tells it that nobody waits any more. If that step fails, the request is
-        // served, so the value is dropped here.
+        // If the handler still writes, the step to `LEFT` tells the handler that nobody waits any more. If that step
+        // fails, the request is served, so the value is dropped here.
         if self.withdraw().is_some() || self.leave() || mutant!(ForgetfulDrop) {
             return;
         }

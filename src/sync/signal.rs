@@ -1,8 +1,6 @@
-//! Signals to a child process and to the process group that it leads.
-
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
-/// Signals a process. If the process `leads` a group, signals every member of the group too.
+/// Signals a process. If the process `leads` a group, signals the whole group.
 ///
 /// The process must not be reaped yet: after that, its number may belong to another process.
 pub(crate) fn signal_with_group(pid: Pid, leads: bool, signal: Signal) {

@@ -1,7 +1,4 @@
-//! The identity of a thread.
-
-/// Identifies a thread among all living threads. Unlike std's `ThreadId`, it is available in the destructors of
-/// thread-locals too.
+/// Identifies a thread among all living threads. The destructors of thread-locals can use it, unlike std's `ThreadId`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadKey(usize);
 

@@ -5,7 +5,8 @@
 //! module is left when the poll ends:
 //!
 //! 1. The traced waker borrows a [`Traced`], and `f` of [`with_traced`] cannot keep it. `f` gets a `Context` with a
-//!    lifetime of its own, so it cannot keep the `&Waker` in there. It has no `&mut Waker` to swap the waker out.
+//!    lifetime of its own, so `f` cannot keep the `&Waker` in there. `f` gets no `&mut Waker`, so it cannot swap the
+//!    waker out.
 //! 2. `clone` returns data and table of the task's own waker, never the data of a `Traced`.
 
 use std::hint::black_box;
@@ -22,13 +23,13 @@ struct Traced<'a> {
     on_clone: &'a Listener<'a>,
 }
 
-/// A `static`, so that its address tells traced wakers from all others.
+/// A `static`, so that its address tells traced wakers from all other wakers.
 static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_by_ref, wake_by_ref, forget);
 
 /// Calls `f` with a traced waker. The traced waker wakes the task of `waker`. It calls `on_clone` whenever it is cloned
 /// or woken.
 ///
-/// A panic of `on_clone` goes to the code that cloned the waker.
+/// A panic of `on_clone` goes to the code that cloned or woke the waker.
 pub(crate) fn with_traced<R>(
     waker: &Waker,
     on_clone: &Listener<'_>,
@@ -59,7 +60,7 @@ const _: () = assert_sync::<Traced<'_>>();
 
 /// # Safety
 ///
-/// The data is that of a traced waker, which is borrowed for `'a`.
+/// `data` is the data of a traced waker that is borrowed for `'a`.
 unsafe fn traced<'a>(data: *const ()) -> &'a Traced<'a> {
     // SAFETY: the contract of this function; the waker lives no longer than its `Traced` (invariant 1).
     unsafe { &*data.cast() }
@@ -75,7 +76,7 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(waker.data(), waker.vtable())
 }
 
-/// Used for `wake` too. (`wake` would have to free what the waker owns, but a traced waker owns nothing.)
+/// The table has this function for `wake` as well: a traced waker owns nothing that `wake` would have to free.
 unsafe fn wake_by_ref(data: *const ()) {
     // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };

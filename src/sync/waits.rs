@@ -1,14 +1,14 @@
 //! The list of waits for runs of callbacks. It prevents that runs wait for each other in a circle for ever.
 //!
-//! A thread inside a run that waits for another run to end delays the end of its own run. So waits in a circle would
-//! never end. To prevent that, one wait of the circle *lets go*: it returns early, as a wait from inside the awaited
-//! run does.
+//! While a thread inside a run waits for another run, the thread's own run cannot end. So waits in a circle would never
+//! end. To prevent that, one wait of the circle *lets go*: it returns early, as a wait from inside the awaited run
+//! does.
 //!
 //! Invariants:
 //! 1. A wait is listed, with all runs that its thread is in, from before it begins until it has ended. Those runs
 //!    cannot end meanwhile, so the list stays true.
-//! 2. The thread that lists the last wait of a circle finds all the others, under the lock. So no circle is missed, and none is
-//!    found in which a run has ended.
+//! 2. The thread that lists the last wait of a circle finds all other waits of the circle, under the lock. So no circle
+//!    is missed. In each circle that is found, all runs are still in progress.
 //!
 //! A wait on a thread that is in no run is part of no circle, and is not listed.
 
@@ -80,12 +80,11 @@ pub(crate) fn prepare_this_thread() {
     let _ = RUNS.try_with(|runs| runs.borrow_mut().reserve(4));
 }
 
-/// While this guard exists, this thread is inside the run.
 pub(crate) struct InRun(pub(crate) Run);
 
 impl InRun {
     pub(crate) fn begin() -> Self {
-        // std's atomic even under loom: only uniqueness matters.
+        // This is an atomic of std even under loom: it makes the numbers unique, and orders nothing.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let run = Run(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         // A thread whose thread-locals are gone counts as being in no run.
@@ -101,12 +100,12 @@ impl Drop for InRun {
     }
 }
 
-/// A wait of a thread that is inside a run, for the end of another run. It is listed until this is dropped.
+/// A wait, inside a run, for the end of another run. The wait is listed until this value is dropped.
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
     /// Lists a wait that is about to begin. `None` if this thread is in no run: its wait is part of no circle. Call
-    /// this without any lock that `on` takes.
+    /// this without any lock that `on` takes, because this may call `notify`.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {
@@ -116,8 +115,8 @@ impl Wait {
         let mut list = lock(LIST.get());
         list.push(Listed { inside, awaited, ending, on, lets_go: Arc::clone(&lets_go) });
         let circle = circle_of_last(&list);
-        // The new wait is first in the circle, and `min_by_key` returns the first of equal ones. So if several waits
-        // are the weakest, the new wait lets go if it is one of them.
+        // The new wait is first in the circle, and `min_by_key` returns the first of equal waits. So if the new wait is
+        // one of the weakest, it lets go itself.
         let weakest = circle.into_iter().min_by_key(|&index| list[index].ending.firmness());
         let told = weakest.map(|index| {
             let Listed { ending, on, lets_go, .. } = &list[index];
@@ -148,7 +147,7 @@ fn circle_of_last(list: &[Listed]) -> Vec<usize> {
     let mut circle = vec![before.len()];
     let mut awaited = own.awaited;
     while !own.inside.contains(&awaited) {
-        // Relaxed: read and written under the lock of the list.
+        // Relaxed: this thread holds the lock of the list, under which `lets_go` is set.
         let holds_up =
             |wait: &Listed| wait.inside.contains(&awaited) && !wait.lets_go.load(Ordering::Relaxed);
         let Some(index) = before.iter().position(holds_up) else { return Vec::new() };

@@ -1,5 +1,3 @@
-//! A waker that keeps nothing alive.
-
 use std::mem::ManuallyDrop;
 use std::sync::Weak;
 use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
@@ -7,9 +5,9 @@ use std::task::{RawWaker, RawWakerVTable, Wake, Waker};
 /// A waker that calls `wake` of its target, if the target still exists. It does not keep the target alive, as std's
 /// waker made of an `Arc` would.
 pub(crate) fn weak_waker<T: Wake + Send + Sync + 'static>(weak: Weak<T>) -> Waker {
-    // SAFETY: `raw` makes the data from a `Weak<T>`, and each function of the table treats the data as that. Each keeps the
-    // weak count right: `wake` and `forget` (the drop) give the count up, `clone` and `wake_by_ref` leave it. They may be
-    // called on any thread, since `T` is `Send` and `Sync`.
+    // SAFETY: `raw` makes the data from a `Weak<T>`, and each function of the table takes it for one. Each function
+    // keeps the weak count right: `wake` and `forget` (the drop) give the count up, `clone` and `wake_by_ref` leave it.
+    // The functions may be called on any thread, since `T` is `Send` and `Sync`.
     unsafe { Waker::from_raw(raw(weak)) }
 }
 

@@ -15,17 +15,17 @@ use crate::watchdog::mock;
 
 /// A clock that a test moves, or that moves [by itself](Self::auto_advancing) when all threads under it wait.
 ///
-/// Scopes, quotas, tokens, handles and futures that are made inside of [`run`](Self::run) follow the clock. They keep
-/// it when they leave `run`: a future may be polled elsewhere, and while another thread has entered such a
-/// [`Handle`](crate::Handle), all that the thread makes follows the clock too. Tests that run at the same time do not
-/// see each other's clocks.
+/// Scopes, quotas, tokens, handles and futures that are made inside [`run`](Self::run) follow the clock. They keep the
+/// clock outside of `run`. For example, a future may be polled elsewhere. All that another thread makes while it has
+/// entered such a [`Handle`](crate::Handle) follows the clock. Tests that run at the same time do not see each other's
+/// clocks.
 ///
 /// The clock starts at the real time, so an [`Instant`] from the system can be compared with it. Clones share the
 /// clock, and any thread can move it. Code under test reads the clock by [`timebox::now`](crate::now). Outside of tests
 /// that function reads the system's clock.
 ///
-/// The clock counts nanoseconds, and ends after 584 years. A move past that end goes only half of the way to it, so
-/// that later limits still fit. An example is a [sleep](crate::sleep()) of [`Duration::MAX`].
+/// The clock counts nanoseconds, and ends after 584 years. A move past that end, such as a [sleep](crate::sleep()) of
+/// [`Duration::MAX`], goes only half of the way to the end, so that later limits still fit.
 ///
 /// # Examples
 ///
@@ -54,7 +54,7 @@ pub struct MockClock {
 struct Shared {
     mock: Arc<Mock>,
     started: Instant,
-    /// Present if the clock moves by itself.
+    /// `Some` if the clock moves by itself.
     mover: Option<Mover>,
 }
 
@@ -150,7 +150,7 @@ impl MockClock {
     }
 
     /// Runs a future under this clock. Meanwhile the clock moves by itself: it goes to the next timer when the future
-    /// is pending and not woken, and all other threads under the clock wait too.
+    /// is pending and not woken, and all other threads under the clock wait.
     ///
     /// The future is polled on this thread only, so each run has the same result. For the tasks of a runtime see
     /// [`advance_to_next`](Self::advance_to_next).
@@ -214,14 +214,14 @@ impl MockClock {
     /// at the end of a shield, have run too. So the caller must not hold a lock that a hook needs.
     ///
     /// If a hook runs for longer than a second of real time and another expiry is due, the clock moves on to that
-    /// expiry, because the hook may wait for it. A hook that a move has fired may call this too: such a call extends
-    /// the move, and returns at once.
+    /// expiry, because the hook may wait for it. If a hook that a move has fired calls `advance`, that call extends the
+    /// move, and returns at once.
     pub fn advance(&self, duration: Duration) {
         mock::advance(&self.shared.mock, |now| now.saturating_add(nanos(duration)), || true);
         self.moved();
     }
 
-    /// Moves the clock forward to a deadline. The clock never moves back, and stays where it is for [`Deadline::NEVER`].
+    /// Moves the clock forward to a deadline. The clock never moves back, and does not move for [`Deadline::NEVER`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -273,15 +273,16 @@ impl MockClock {
     /// assert_eq!(clock.elapsed(), 3 * hour);
     /// ```
     ///
-    /// The runtime also parks while it waits for a socket, or for one of its own threads. The clock then moves too,
-    /// as tokio's paused clock does. So let such a wait end before the code enters its limits.
+    /// The runtime also parks while it waits for a socket, or for one of its own threads. Then the clock moves, as
+    /// tokio's paused clock does. So let such a wait end before the code enters its limits.
     pub fn advance_to_next(&self) -> bool {
         let moved = mock::advance_to_next(&self.shared.mock, || true);
         self.moved();
         moved
     }
 
-    /// After a move of the clock: renews the reading that this thread has cached, if the thread is under the clock.
+    /// Called after a move of the clock. Renews the reading that this thread has cached, if the thread is under the
+    /// clock.
     fn moved(&self) {
         if TestEnv::current().mock().is_some_and(|mock| Arc::ptr_eq(mock, &self.shared.mock)) {
             Thread::with(test_hooks::set);

@@ -22,8 +22,8 @@ use super::probe::{Injector, Where, inject, returned};
 ///
 /// # Panics
 ///
-/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the whole body, because the body has no scope
-/// open there. Also if the body was not run because an outer scope was over.
+/// If [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwinds the whole body, because the body has no scope open
+/// there. Or if the body was not run because an outer scope was over.
 ///
 /// # Examples
 ///
@@ -46,7 +46,7 @@ pub fn expire_at_checkpoint<R>(number: usize, body: impl FnOnce() -> R) -> R {
     expire(Where::At { number, in_shields: false }, Location::caller(), body)
 }
 
-/// Like [`expire_at_checkpoint`], except that inside a shield the innermost scope expires, even if that is the shield
+/// Like [`expire_at_checkpoint`], but inside a shield the innermost scope expires, even if that scope is the shield
 /// itself.
 ///
 /// ```

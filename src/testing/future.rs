@@ -14,12 +14,12 @@ use crate::sync::{AtomicBool, Mutex, Ordering, lock};
 type Place = &'static Location<'static>;
 
 /// Like [`expire_at_checkpoint`](super::expire_at_checkpoint()), for a future. The future gets a scope of its own, so
-/// each poll that leaves it pending is an interruption point too.
+/// each poll that leaves it pending is an interruption point.
 ///
 /// # Errors
 ///
 /// If the scope around the future expired while the future was pending and had no scope open. The future was then
-/// dropped. Also if an outer scope was over at the start. The future was then not polled.
+/// dropped. Or if an outer scope was over at the start. The future was then not polled.
 ///
 /// # Examples
 ///
@@ -106,9 +106,9 @@ pub fn try_for_each_checkpoint<F: Future>(
     }
 }
 
-/// Runs the body once, and polls the body's future only after wakeups of that future. The task may also be woken for
-/// an earlier run, or for another future in the task. A poll after such a wakeup would leave the future pending
-/// again, and so would add an interruption point.
+/// Runs the body once, and polls the body's future only after wakeups of that future. The task may also be woken for an
+/// earlier run, or for another future in the task. A poll after such a wakeup would leave the future pending again, and
+/// so would add an interruption point.
 async fn run<F: Future>(
     place: Where,
     location: Place,
@@ -143,7 +143,7 @@ struct RunWaker {
 impl RunWaker {
     /// Whether there was a wakeup since the last call. Later wakeups go to `task`.
     fn take_woken(&self, task: &Waker) -> bool {
-        // The task is stored before `woken` is read. So a wakeup after that read wakes this task.
+        // The task is stored before `woken` is read, so that a wakeup after that read wakes this task.
         let before = std::mem::replace(&mut *lock(&self.task), task.clone());
         drop(before);
         // Acquire: pairs with the Release in `wake`.

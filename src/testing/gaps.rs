@@ -19,7 +19,7 @@ type Place = &'static Location<'static>;
 /// # Panics
 ///
 /// After the body has ended, if the longest gap is longer than `max_gap`. The message names the two ends of the gap.
-/// Also for the reasons of [`expire_at_checkpoint`](super::expire_at_checkpoint()).
+/// Other reasons are those of [`expire_at_checkpoint`](super::expire_at_checkpoint()).
 ///
 /// # Examples
 ///
@@ -61,7 +61,7 @@ struct Gaps {
 #[derive(Default)]
 struct State {
     begun: bool,
-    /// For each thread: the last point that it reached, and when. A thread that waits has no entry.
+    /// For each thread: the last point that it reached, and when. A thread in a wait has no entry.
     last: Vec<(ThreadKey, Mark, u64)>,
     longest: Option<Gap>,
 }
@@ -73,7 +73,6 @@ struct Gap {
     nanos: u64,
 }
 
-/// One end of a gap.
 #[derive(Clone, Copy)]
 enum Mark {
     Start(Place),

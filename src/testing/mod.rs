@@ -10,8 +10,8 @@
 //! - [`for_each_checkpoint`]: a scope expires at each place in turn, and the body asserts its invariants.
 //! - [`assert_checkpoints`]: fails if a checkpoint is missing.
 //!
-//! [`testing::future`](mod@future) has these functions for futures. The feature costs each scope a few instructions
-//! even if no test tool is in use, so enable it only for tests:
+//! [`testing::future`](mod@future) has the functions that make a scope expire, for futures. The feature costs each
+//! scope a few instructions even if no test tool is in use, so enable it only for tests:
 //!
 //! ```toml
 //! [dev-dependencies]

@@ -14,7 +14,6 @@ use crate::time::Limit;
 
 type Place = &'static Location<'static>;
 
-/// Where a scope expires.
 #[derive(Clone, Debug)]
 pub(super) enum Where {
     Nowhere,
@@ -30,7 +29,7 @@ pub(super) enum Where {
 /// Counts the interruption points of a body, and injects an expiry.
 pub(super) struct Injector {
     place: Where,
-    /// The identity of the scope that `inject` opens around the body; 0 before that.
+    /// The id of the scope that `inject` opens around the body; 0 before that scope is open.
     own: AtomicU64,
     seen: Mutex<Vec<Place>>,
 }
@@ -44,7 +43,7 @@ impl Injector {
         lock(&self.seen).clone()
     }
 
-    /// Called as soon as the scope around the body is open. Points count from then on.
+    /// Called as soon as the scope around the body is open. Points are counted from then on.
     fn begin(&self, scope: &Scope) {
         // Relaxed: another thread reads `own` only after it has got a handle or a future from the body. Getting it
         // synchronizes the two threads, so the other thread sees this store.
@@ -94,7 +93,7 @@ pub(super) fn run<R>(
     })
 }
 
-/// The message of the panic if the body gave this error instead of a value.
+/// The panic message for a body that ended with this error, and so has no value.
 pub(super) fn cut_off(error: &TimeoutError) -> String {
     if error.started() {
         format!("unwound where no scope was open to stop it: {error}")

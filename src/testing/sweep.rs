@@ -160,7 +160,7 @@ impl<R> Report<R> {
     }
 
     /// Adds a run whose scope was made to expire at point `number`, counted from 1. `all` are the points of the first
-    /// run, `seen` those of this run. If the two differ at or before `number`, this run did not reach that point.
+    /// run, `seen` the points of this run. If they differ at or before `number`, this run did not reach its point.
     pub(super) fn add(&mut self, number: usize, all: &[Place], seen: &[Place], outcome: Outcome<R>) {
         let differs = all.iter().zip(0..number).find(|(place, index)| seen.get(*index) != Some(place));
         let arrival = match differs {
@@ -217,13 +217,14 @@ impl<R> Point<R> {
         &self.outcome
     }
 
-    /// Whether the run reached this point by the same points as the first run, and its outcome [held](Outcome::held).
+    /// Whether the run came to the same points as the first run, up to this point, and its outcome
+    /// [held](Outcome::held).
     pub fn held(&self) -> bool {
         self.arrival == Arrival::Reached && self.outcome.held()
     }
 }
 
-/// One line for each point.
+/// A summary, and one line for each point.
 impl<R> fmt::Display for Report<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failed = self.failures().count();

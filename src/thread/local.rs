@@ -1,11 +1,11 @@
 //! A thread's own state, and the thread's registration with the watchdog.
 //!
 //! Invariants:
-//! 1. `Thread::flag` points to `NO_FLAG`, or to the flag of a node. A frame that is open on this thread keeps the node alive.
-//!    Only `scope/frame.rs` and `without_scopes` set `Thread::flag`.
-//! 2. A registered thread has one slot, and the timers with the slot's number, until it ends. While the destructors of its
-//!    thread-locals run, a thread cannot be registered. Its slot is then `ORPHANS`, which the watchdog does not read, and it
-//!    shares the timers of `Watchdog::orphans` with all such threads.
+//! 1. `Thread::flag` points to `NO_FLAG`, or to the flag of a node. A frame that is open on this thread keeps the node
+//!    alive. Only `scope/frame.rs` and `without_scopes` set `Thread::flag`.
+//! 2. A registered thread has one slot, and the timers with the slot's number, until it ends. While the destructors of
+//!    its thread-locals run, a thread cannot be registered. Its slot is then `ORPHANS`, which the watchdog does not
+//!    read, and it shares the timers of `Watchdog::orphans` with all such threads.
 
 use std::cell::Cell;
 
@@ -30,7 +30,7 @@ pub(crate) struct Thread {
     left: Cell<u32>,
     /// `left` is set to this number after a reading of the clock. So one of `stride` checks reads the clock.
     stride: Cell<u32>,
-    /// When `look` or `end_look` last ran. By this, `look` measures how fast checks come.
+    /// When `look` or `end_look` last ran. From this, `look` learns how fast checks come.
     looked: Cell<u64>,
     /// The latest reading of the clock by a check, or by the entry of a scope, on this thread.
     pub(crate) now: Cell<u64>,
@@ -41,12 +41,12 @@ pub(crate) struct Thread {
     slot: Cell<Option<&'static Slot>>,
     /// The innermost frame; `scope/frame.rs` knows its type.
     pub(crate) frame: Cell<*const ()>,
-    /// The thread's timers, once it has armed one. Invariant 2.
+    /// The thread's timers (invariant 2); `None` before the thread arms a timer.
     timers: Cell<Option<&'static Timers>>,
-    /// Numbers the polls that begin while reports are on.
+    /// The number of the last poll. Polls are numbered while reports are on.
     #[cfg(feature = "report")]
     polls: Cell<u64>,
-    /// The profile of the thread's innermost visit.
+    /// The profile of the code that the thread runs now; `NONE` if that code is not profiled.
     #[cfg(feature = "profile")]
     pub(super) profile: Cell<ProfileId>,
 }
@@ -60,8 +60,8 @@ impl std::ops::Deref for CurrentThread {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn deref(&self) -> &Thread {
-        // SAFETY: the pointer is to a thread-local of this thread. A thread-local without a destructor lives as long as its
-        // thread.
+        // SAFETY: the pointer is to a thread-local of this thread. A thread-local without a destructor lives as long as
+        // its thread.
         unsafe { &*self.0 }
     }
 }
@@ -70,8 +70,8 @@ static NO_FLAG: AtomicBool = AtomicBool::new(false);
 static ORPHANS: Slot = Slot::new();
 
 thread_local! {
-    // `THREAD` has no destructor. So the destructors of other thread-locals can use it, and an access need not check that it
-    // exists.
+    // `THREAD` has no destructor. So the destructors of other thread-locals can use it, and an access need not check
+    // that it exists.
     static THREAD: Thread = const {
         Thread {
             left: Cell::new(1),
@@ -110,20 +110,21 @@ impl Thread {
         f(&Thread::current())
     }
 
-    /// The calling thread's state. Returned as a pointer, because code in a closure of `LocalKey::with` would not be inlined.
+    /// The calling thread's state. Returned as a pointer, because code in a closure of `LocalKey::with` would not be
+    /// inlined.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn current() -> CurrentThread {
         CurrentThread(THREAD.with(std::ptr::from_ref))
     }
 
-    /// The fast half of a check, without a reading of the clock: `false` if something may have expired. Now and then the result
-    /// is `false` only to make the caller read the clock.
+    /// The fast half of a check, which does not read the clock. `false`: something may have expired, or it is time to
+    /// read the clock.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_clock_due() && self.deadline.get() > global().reached() && !self.is_flagged()
     }
 
-    /// Counts one check. `true` if this check must read the clock, with [`look`](Self::look): not every check does.
+    /// Counts one check. `true`: this check must read the clock, with [`look`](Self::look).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_clock_due(&self) -> bool {
         let left = self.left.get().wrapping_sub(1);
@@ -131,7 +132,7 @@ impl Thread {
         left == 0
     }
 
-    /// Whether the innermost visible node (`scope/frame.rs`, invariant 4) is over.
+    /// Whether the nearest node that no shield hides is over (`scope/frame.rs`, invariant 4).
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_flagged(&self) -> bool {
         // SAFETY: invariant 1.
@@ -140,8 +141,8 @@ impl Thread {
         unsafe { (*self.flag.get()).load(Ordering::Relaxed) }
     }
 
-    /// Reads the clock, for a check of something that expires at `deadline`. Then sets how many checks may skip the clock, so
-    /// that the next reading comes about [`LOOK_EVERY`] later.
+    /// Reads the clock, for a check of something that expires at `deadline`. Then sets how many checks may skip the
+    /// clock, so that the next reading comes about [`LOOK_EVERY`] later.
     #[cold]
     pub(crate) fn look(&self, deadline: impl FnOnce() -> u64) -> u64 {
         let now = clock::now();
@@ -149,7 +150,7 @@ impl Thread {
         let passed = now.saturating_sub(self.looked.replace(now)).max(1);
         let deadline = deadline();
         let stride = u64::from(self.stride.get());
-        // The stride at most doubles, because the next checks may come more slowly than the last ones.
+        // The stride at most doubles, because the next checks may come more slowly than the checks before.
         let aimed =
             (stride.saturating_mul(LOOK_EVERY) / passed).clamp(1, stride.saturating_mul(2).min(1 << 20));
         if global().is_missing() {
@@ -179,7 +180,7 @@ impl Thread {
         !global().is_running() || self.slot.get().is_some_and(|slot| std::ptr::eq(slot, &raw const ORPHANS))
     }
 
-    /// The first call registers the thread.
+    /// The thread's slot. The first call registers the thread.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn slot(&self) -> &'static Slot {
         match self.slot.get() {
@@ -197,7 +198,8 @@ impl Thread {
         }
         watchdog::prepare();
         RESTART.install();
-        // `try_with` fails once `REGISTRATION` has been destroyed, at the end of the thread. It is then too late to register.
+        // `try_with` fails once `REGISTRATION` has been destroyed, at the end of the thread. It is then too late to
+        // register.
         let index = REGISTRATION.try_with(|registration| {
             let index = global().take_slot();
             registration.0.set(Some(index));
@@ -224,7 +226,7 @@ impl Thread {
         slot.set_thread(os::thread_id(), self.frame.as_ptr().addr());
     }
 
-    /// The right to arm timers: the thread's own timers, or the orphans' timers (invariant 2).
+    /// The right to arm the thread's own timers. A thread that is ending gets the orphans' timers (invariant 2).
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn lease(&self) -> Lease {
         match self.timers.get() {
@@ -276,8 +278,8 @@ impl Thread {
         }
     }
 
-    /// Does the work of [`arm`](Self::arm) and [`arm_look`](Self::arm_look). Wakes the watchdog only for the look. So
-    /// the look must not be later than the deadline.
+    /// Does the work of [`arm`](Self::arm) and [`arm_look`](Self::arm_look), but wakes the watchdog only for the look.
+    /// So the look must not be later than the deadline.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn arm_with_look(&self, deadline: u64, look: u64) {
@@ -290,8 +292,8 @@ impl Thread {
 
     /// Makes `deadline` the thread's deadline again, at the end of an inner scope that had another deadline.
     ///
-    /// The slot may still hold the inner deadline. If that has passed, the watchdog does not wait for it, and may sleep
-    /// for ever. So the slot is armed again.
+    /// If the inner deadline has passed, the watchdog no longer waits for this slot, and may sleep for ever. So the
+    /// slot is armed again.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn restore(&self, deadline: u64) {
         let inner = self.deadline.replace(deadline);
@@ -360,14 +362,14 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
             Thread::with(|thread| {
                 thread.frame.set(self.frame);
                 thread.flag.set(self.flag);
-                // Arms the old deadline again: a scope of the foreign code may have armed the slot with another
-                // deadline. On leaving, that scope did not see the old deadline, so it could not arm it.
+                // A scope of the foreign code may have armed the slot with another deadline. On leaving, that scope did
+                // not see the thread's old deadline, so it could not arm it again. This does it.
                 thread.restore(self.deadline);
             });
         }
     }
-    // The present flag may be that of a node. The frame that keeps the node alive stays open during `f`, so the flag
-    // may be put back afterwards (invariant 1).
+    // The present flag may be the flag of a node. The frame that keeps the node alive stays open during `f`, so the
+    // flag may be put back afterwards (invariant 1).
     let _restore = Thread::with(|thread| Restore {
         frame: thread.frame.replace(std::ptr::null()),
         deadline: thread.deadline.replace(NEVER),
@@ -376,7 +378,6 @@ pub(crate) fn without_scopes<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Gives the thread's slot back when the thread ends.
 struct Registration(Cell<Option<usize>>);
 
 impl Drop for Registration {

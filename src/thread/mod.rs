@@ -32,8 +32,9 @@ pub(crate) use profile_id::ProfileId;
 /// Makes the watchdog wake `waker` at `deadline`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn schedule(deadline: u64, waker: Waker) -> Timer {
-    // If several threads share the timers, the lease holds their lock. It is kept until `announce` has returned.
-    // Otherwise another thread could rely on an `earliest` that is not announced yet (`watchdog/README.md`, "Orphans").
+    // If several threads share the timers, the lease holds their lock. It is kept until `announce` has returned,
+    // because otherwise another thread could rely on an `earliest` that is not announced yet (`watchdog/README.md`,
+    // "Orphans").
     let lease = lease();
     let timer = lease.put(deadline, waker);
     if !global().announce(&lease, deadline) {
@@ -60,8 +61,8 @@ pub(crate) fn post(waker: Waker) {
     }
 }
 
-/// Starts the watchdog if there is none. Returns `false` if no thread can be had for the watchdog. Then perhaps nobody
-/// wakes the caller at its deadline. So the caller must wait only for a short time, and try again.
+/// Starts the watchdog if there is none. `false`: no thread can be had for the watchdog. Then perhaps nobody wakes the
+/// caller at its deadline, so the caller must wait only for a short time, and try again.
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn ensure_watchdog() -> bool {
     global().is_reliable() || start_watchdog()
@@ -77,7 +78,7 @@ fn start_watchdog() -> bool {
 }
 
 impl Timer {
-    /// Takes the timer back. If the timer has fired or is firing, this does nothing, and the waker may still be called.
+    /// Takes the timer back. Does nothing if the timer has fired or is firing: then the waker may still be called.
     #[inline]
     pub(crate) fn cancel(self) {
         let waker = self.take(own_timers());
@@ -86,8 +87,7 @@ impl Timer {
         drop(waker);
     }
 
-    /// Gives the timer another waker. Returns `false` if it is too late: the timer is due, has fired, or was lost in a
-    /// fork.
+    /// Gives the timer another waker. `false`: too late, because the timer is due, has fired, or was lost in a fork.
     pub(crate) fn redirect(self, waker: &Waker) -> bool {
         #[cfg(feature = "testing")]
         if self.mocked().is_some() {

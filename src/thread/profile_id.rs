@@ -1,5 +1,3 @@
-//! The identity of a profile.
-
 use crate::sync::{AtomicU64, Ordering};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

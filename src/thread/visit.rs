@@ -12,7 +12,7 @@ use crate::sync::{Ordering, compiler_fence};
 /// How many words a record has: one for each field of [`VisitCopy`].
 pub(crate) const WORDS: usize = 4;
 
-/// A record, as it was read from outside the thread.
+/// The record of a visit, as it was read from outside the thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VisitCopy {
     pub(crate) profile: ProfileId,
@@ -79,8 +79,8 @@ pub(crate) fn visit<R>(profile: ProfileId, body: impl FnOnce() -> R) -> R {
     call(body)
 }
 
-/// Runs the body in a frame below the local `here` of [`visit`]. If this were inlined, the body would be in the frame
-/// of `visit`. That frame ends above `here`, so the body would count as outside the visit.
+/// Keeps the body out of the frame of `visit`, which ends above the local `here`. In that frame the body would count as
+/// outside the visit.
 #[inline(never)]
 fn call<R>(body: impl FnOnce() -> R) -> R {
     body()

@@ -15,7 +15,6 @@ pub(crate) fn now() -> u64 {
     real_now()
 }
 
-/// The time on the calling thread's clock, as an instant.
 #[inline]
 #[allow(clippy::disallowed_methods)] // one of the places that read `Instant`
 pub(crate) fn now_as_instant() -> Instant {
@@ -65,7 +64,7 @@ pub(crate) fn of_instant(instant: Instant) -> u64 {
     }
 }
 
-/// The time as an instant; `None` for [`NEVER`], or if an `Instant` cannot hold the time.
+/// The time as an instant. `None` for [`NEVER`], or if an `Instant` cannot hold the time.
 pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     let &(base, base_nanos) = base();
     if time == NEVER {
@@ -77,8 +76,8 @@ pub(crate) fn to_instant(time: u64) -> Option<Instant> {
     }
 }
 
-/// One moment, as an `Instant` and in nanoseconds of the real clock. The two clocks cannot be read at once. So several pairs are
-/// read, and the pair whose readings lie closest together is kept.
+/// One moment, as an `Instant` and in nanoseconds of the real clock. The two clocks cannot be read at once. So several
+/// pairs are read, and the pair whose readings lie closest together is kept.
 #[allow(clippy::disallowed_methods)] // compares `Instant` with the real clock
 fn base() -> &'static (Instant, u64) {
     static BASE: SetOnce<(Instant, u64)> = SetOnce::new();

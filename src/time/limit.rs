@@ -34,9 +34,8 @@ pub(crate) enum Kind {
 
 /// Time that several scopes share. Each scope to which `enter` gave a deadline calls `leave` exactly once.
 pub(crate) trait Budget: Send + Sync + UnwindSafe + RefUnwindSafe {
-    /// A scope begins to use the time, at `now`. Returns the shared deadline, or `None` if no time is left.
+    /// A scope begins to use the time, at `now`. Returns the deadline of the shared time; `None` if no time is left.
     fn enter(&self, now: u64) -> Option<u64>;
-    /// A scope ends its use of the time.
     fn leave(&self);
     fn left(&self, now: u64) -> Duration;
 }

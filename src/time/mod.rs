@@ -1,5 +1,3 @@
-//! Time as the crate counts it: a clock, absolute deadlines, and the limits that become deadlines.
-
 pub(crate) mod clock;
 mod deadline;
 mod limit;
@@ -12,13 +10,13 @@ pub(crate) use limit::{Budget, Kind};
 pub(crate) use nanos::{NEVER, nanos};
 pub use variable::InvalidDeadline;
 
-/// The time on the clock that limits follow. Code that reads the time should call this function, so that a test can replace the
-/// clock.
+/// The time on the clock that limits follow. Code that reads the time should call this function, so that a test can
+/// replace the clock.
 ///
-/// The result is [`Instant::now`](std::time::Instant::now), or under a mock clock (feature `testing`) the time of the mock
-/// clock. So code that measures time with `timebox::now`, such as the age of a cache entry, can be tested without waiting. Do
-/// not mix `timebox::now` with the system's clock. [`Instant::elapsed`](std::time::Instant::elapsed) reads the system's clock,
-/// so write `timebox::now() - start` instead.
+/// The result is [`Instant::now`](std::time::Instant::now), or under a mock clock (feature `testing`) the time of the
+/// mock clock. So code that measures time with `timebox::now`, such as the age of a cache entry, can be tested without
+/// waiting. Do not mix `timebox::now` with the system's clock. [`Instant::elapsed`](std::time::Instant::elapsed) reads
+/// the system's clock, so write `timebox::now() - start` instead.
 ///
 /// # Examples
 ///

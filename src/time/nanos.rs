@@ -1,5 +1,3 @@
-//! Durations and instants in nanoseconds.
-
 /// The instant that never comes, in nanoseconds.
 pub(crate) const NEVER: u64 = u64::MAX;
 

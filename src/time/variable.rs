@@ -1,5 +1,3 @@
-//! Passes a deadline to a child process, in an environment variable.
-
 use std::env;
 use std::ffi::{OsStr, OsString};
 
@@ -42,12 +40,12 @@ impl Deadline {
 
     /// The deadline in the environment variable [`VARIABLE`](Self::VARIABLE); `None` if the variable is not set.
     ///
-    /// A program that wants to end in time opts in: it runs its work in a scope with this deadline. A program that outlives the
-    /// one that started it, such as a daemon, should not.
+    /// A program that should end in time runs its work in a scope with this deadline. A program that outlives the
+    /// program that started it, such as a daemon, should not use the variable.
     ///
     /// # Errors
     ///
-    /// [`InvalidDeadline`] if the variable is set to something else.
+    /// [`InvalidDeadline`] if the variable is set, but not to a deadline.
     ///
     /// # Examples
     ///
@@ -65,8 +63,8 @@ impl Deadline {
         env::var_os(Self::VARIABLE).map(|value| Self::parse_env(&value)).transpose()
     }
 
-    /// The value of the environment variable [`VARIABLE`](Self::VARIABLE) for a child process that is started now; `None` if the
-    /// deadline never passes.
+    /// The value of the environment variable [`VARIABLE`](Self::VARIABLE) for a child process that is started now;
+    /// `None` if the deadline never passes.
     ///
     /// # Examples
     ///
@@ -86,7 +84,7 @@ impl Deadline {
     /// assert_eq!(Deadline::NEVER.to_env(), None);
     /// ```
     pub fn to_env(self) -> Option<OsString> {
-        // The reading is taken before `left`. So their sum is never later than the deadline.
+        // The reading is taken before `left`, so that their sum is never later than the deadline.
         let reading = os::boot_nanos();
         let left = self.as_nanos().saturating_sub(clock::now());
         (self != Self::NEVER).then(|| match reading {
@@ -96,7 +94,7 @@ impl Deadline {
     }
 
     /// The deadline for a value of the variable. If the value has a clock reading, made since this boot and in this
-    /// time namespace, the deadline is not later than the one that was written.
+    /// time namespace, the result is not later than the deadline from which the value was made.
     pub(crate) fn parse_env(value: &OsStr) -> Result<Self, InvalidDeadline> {
         let value = value.to_str().ok_or(InvalidDeadline)?;
         let (left, reading) = match value.split_once('@') {
@@ -104,7 +102,7 @@ impl Deadline {
             None => (number(value)?, None),
         };
         // `now` is read before `boot_nanos`. In the other order, time that passes between the two readings would make
-        // the deadline later than the one that was written.
+        // the result later than the deadline from which the value was made.
         let now = clock::now();
         let age = match (reading, os::boot_nanos()) {
             (Some(reading), Some(now)) => now.saturating_sub(reading),
@@ -115,7 +113,7 @@ impl Deadline {
     }
 }
 
-/// Reads digits only. (`u64::from_str` would accept a `+` too.)
+/// Reads digits only. (`u64::from_str` would accept a `+`.)
 fn number(digits: &str) -> Result<u64, InvalidDeadline> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidDeadline);

@@ -1,5 +1,3 @@
-//! The token that users hold: a handle to a node.
-
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -17,9 +15,9 @@ use crate::watchdog;
 
 /// Says whether a scope is over, and can cancel it.
 ///
-/// A token belongs to a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)). Its clones share one state. A
-/// [child](Self::child_token) is over once its parent is over. The token of a scope may outlive the scope. Even after the scope
-/// has been left, the token is over once the scope's deadline passes or the token is cancelled.
+/// A token belongs to a scope ([`token`](crate::token)), or stands alone ([`new`](Self::new)). Its clones share one
+/// state. A [child](Self::child_token) is over once its parent is over. The token of a scope may outlive the scope.
+/// Even after the scope has been left, the token is over once the scope's deadline passes or the token is cancelled.
 ///
 /// The methods have the same names as in tokio-util. This token also has a [cause](Self::cause), a
 /// [reason](Self::cancel_with), [hooks](Self::on_cancel) and [checkpoints](Self::checkpoint). It needs no runtime.
@@ -57,8 +55,8 @@ impl CancellationToken {
 
     /// A token that is over once this token is over. The child can also be cancelled alone.
     ///
-    /// In an error that names the child, the [elapsed](TimeoutError::elapsed) time counts from the moment when the parent was
-    /// made, or the parent's scope was entered.
+    /// In an error that names the child, the [elapsed](TimeoutError::elapsed) time counts from the moment when the
+    /// parent was made, or the parent's scope was entered.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -98,16 +96,17 @@ impl CancellationToken {
 
     /// Cancels the token and all tokens and scopes beneath it, unless the token is over already.
     ///
-    /// When the call returns, every token and scope beneath is over. The call itself wakes the tasks that wait. Hooks run on
-    /// other threads.
+    /// When the call returns, every token and scope beneath is over. The call itself wakes the tasks that wait. Hooks
+    /// run on other threads.
     ///
-    /// Do not call `cancel` in a signal handler. It takes locks, so it may hang there. `recipes::signals` has another way.
+    /// Do not call `cancel` in a signal handler. It takes locks, so it may hang there. The
+    /// [guide](crate::guide::cancellation#not-in-a-signal-handler) has another way.
     pub fn cancel(&self) {
         self.node.cancel(None);
     }
 
-    /// [Cancels](Self::cancel) the token with a reason, which errors show. Returns whether this call ended the token: `false` if
-    /// the token was over already.
+    /// [Cancels](Self::cancel) the token with a reason, which errors show. Returns `true` if this call ended the token,
+    /// and `false` if the token was over already.
     ///
     /// ```
     /// use timebox::CancellationToken;
@@ -143,8 +142,8 @@ impl CancellationToken {
 
     /// Why the token is over; `None` if the token is not over. Once the token is over, the cause does not change.
     ///
-    /// If there are several causes, the earliest counts. If several causes have the same time, the cause of the outermost token
-    /// or scope counts.
+    /// If there are several causes, the earliest counts. If several causes have the same time, the cause of the
+    /// outermost token or scope counts.
     ///
     /// ```
     /// use timebox::{CancellationToken, Cause};
@@ -182,8 +181,9 @@ impl CancellationToken {
         Some(Cow::Owned(origin.termination.reason.as_ref()?.to_string()))
     }
 
-    /// The time at which the token is over at the latest: the earliest of all deadlines that end the token. [`Deadline::NEVER`]
-    /// if only a cancel can end the token. If the token is over already, the time at which it ended.
+    /// The time at which the token is over at the latest: the earliest of all deadlines that end the token.
+    /// [`Deadline::NEVER`] if only a cancel can end the token. If the token is over already, the time at which it
+    /// ended.
     ///
     /// ```
     /// use std::time::Duration;
@@ -199,8 +199,8 @@ impl CancellationToken {
         Deadline::from_nanos(over.unwrap_or_else(|| self.node.expires_at()))
     }
 
-    /// The time left until the [deadline](Self::deadline). Zero once the token is over; `None` while only a cancel can end the
-    /// token.
+    /// The time left until the [deadline](Self::deadline). Zero once the token is over; `None` while only a cancel can
+    /// end the token.
     ///
     /// ```
     /// use std::time::Duration;

@@ -19,7 +19,7 @@ impl CancellationToken {
         Cancelled { token: self, wait: Wait::default() }
     }
 
-    /// Waits until the token is over. The future owns the token.
+    /// Waits until the token is over. The returned future owns the token.
     ///
     /// # Cancellation safety
     ///
@@ -28,12 +28,13 @@ impl CancellationToken {
         CancelledOwned { token: self, wait: Wait::default() }
     }
 
-    /// Runs a future until it is done, or until the token is over. If the token is over first, the future is dropped and the
-    /// result is `None`.
+    /// Runs a future until it is done, or until the token is over. If the token is over first, the future is dropped
+    /// and the result is `None`.
     ///
     /// # Fairness
     ///
-    /// If the token is over already, the future is not polled. Otherwise it is polled first: a value that is ready wins.
+    /// If the token is over before the first poll, the future is never polled. In each poll the future is polled before
+    /// the token is checked: a value that is ready wins.
     ///
     /// # Cancellation safety
     ///
@@ -54,7 +55,7 @@ impl CancellationToken {
         RunUntilCancelled { token: self, wait: Wait::default(), started: false, future: Some(future) }
     }
 
-    /// Like [`run_until_cancelled`](Self::run_until_cancelled), but the future owns the token.
+    /// Like [`run_until_cancelled`](Self::run_until_cancelled), but the returned future owns the token.
     ///
     /// # Cancellation safety
     ///
@@ -77,17 +78,17 @@ impl Wait {
             }
             None => self.key = token.node().add_waker(cx.waker()),
         }
-        // The check comes after the registration. So an end before the check is seen here, and a later end wakes the task.
-        // `add_waker` gives `None` if the node is over, but also if the node's lock was lost in a fork. So `None` does not
-        // mean that the token is over.
+        // The check comes after the registration. So an end before the check is seen here, and a later end wakes the
+        // task. `add_waker` returns `None` if the node is over, but also if the node's lock was lost in a fork. So
+        // `None` does not mean that the token is over.
         if token.is_cancelled() {
             self.leave(token);
             return Poll::Ready(());
         }
         let watchdog = watchdog::global();
         if watchdog.is_missing() && token.node().expires_at() != NEVER && !thread::ensure_watchdog() {
-            // No thread can be had for a watchdog, so nobody would notice the deadline. So the task is polled again at
-            // once, and tries again.
+            // No thread can be had for a watchdog, so nobody would notice the deadline. So the task is woken at once,
+            // and its next poll tries again to start a watchdog.
             cx.waker().wake_by_ref();
         }
         Poll::Pending

@@ -1,5 +1,3 @@
-//! Guards that cancel a token when they are dropped.
-
 use super::cancellation_token::CancellationToken;
 
 impl CancellationToken {
@@ -67,7 +65,8 @@ impl<'a> DropGuardRef<'a> {
 
     /// Gives the token back, and cancels nothing.
     pub fn disarm(self) -> &'a CancellationToken {
-        // The guard is not dropped, since its drop would cancel the token. Nothing is leaked, since the guard only borrows.
+        // The guard is not dropped, since its drop would cancel the token. Nothing is leaked, since the guard only
+        // borrows.
         std::mem::ManuallyDrop::new(self).token
     }
 }

@@ -1,7 +1,7 @@
 //! Hooks: actions that unblock a foreign call when its scope is over.
 //!
-//! [`Callback`](crate::sync::callback) keeps the promise that a hook ends with its registration. This module holds the policy
-//! on top: where a hook runs, when it fires again, and what it escalates to.
+//! [`Callback`](crate::sync::callback) keeps the promise that a hook ends with its registration. This module decides
+//! where a hook runs, when it fires again, and what it escalates to.
 
 mod builder;
 mod entry;

@@ -1,4 +1,4 @@
-//! Loom models of hooks and nodes. They run the code of this module and of `sync/callback.rs`.
+//! Loom models of hooks and nodes. They run the code of `token/` and of `sync/callback.rs`.
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
@@ -25,7 +25,6 @@ fn node_of(parent: Option<&Arc<Node>>, deadline: u64, reparentable: bool) -> Arc
     Node::new(parent, NodeSpec { info, entered: 1, deadline, cause: Cause::Deadline, reparentable })
 }
 
-/// A flag that is set while a hook must not run.
 #[derive(Clone)]
 struct Forbidden(Arc<AtomicBool>);
 
@@ -43,7 +42,8 @@ fn counted(runs: &Arc<AtomicUsize>, ended: &Forbidden) -> impl FnMut() + Send + 
     let (runs, ended) = (Arc::clone(runs), ended.clone());
     move || {
         runs.fetch_add(1, SeqCst);
-        // The callback would catch a panic here. So a late run is only counted, and `assert_never_late` panics.
+        // Counts a late run, so that `assert_never_late` panics later. The callback would catch a panic in this
+        // closure.
         if ended.0.load(SeqCst) {
             runs.fetch_add(100, SeqCst);
         }
@@ -58,7 +58,6 @@ fn assert_never_late(runs: &AtomicUsize) {
     assert!(runs.load(SeqCst) < 100, "ran when it must not");
 }
 
-/// One thread fires the hook twice, another ends it.
 fn end_while_it_fires() {
     let (runs, ended) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &ended)), DefaultRepeat::Backoff);
@@ -93,7 +92,8 @@ fn end_while_it_escalates() {
     assert_eq!(timers(global()), 0, "a timer is left behind");
 }
 
-/// A future leaves a scope while its hook fires for that scope. From then on, the hook does not fire for that scope.
+/// A future leaves a scope while the future's hook fires for that scope. Once the future has left, the hook does not
+/// fire for that scope.
 fn retire_while_it_fires() {
     let (runs, left) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &left)), DefaultRepeat::Backoff);
@@ -107,7 +107,7 @@ fn retire_while_it_fires() {
     run_out(global());
 }
 
-/// A future moves between two scopes that are both over. Its hook fires once, for one of the two scopes.
+/// A future moves from one scope to another, and both scopes are over. The future's hook fires only once.
 fn move_while_it_fires() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let entry = Entry::from_hook(Hook::inline(counted(&runs, &never)), DefaultRepeat::Once);
@@ -159,7 +159,6 @@ fn shield_while_it_fires() {
     entry.revoke(Ending::Registration);
 }
 
-/// A hook that is registered during a cancel either fires once, or is refused.
 fn register_while_cancelled() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let root = node(None, NEVER);
@@ -173,8 +172,8 @@ fn register_while_cancelled() {
     assert_eq!(runs.load(SeqCst), usize::from(registered));
 }
 
-/// When `cancel` has returned, all nodes beneath are over, even nodes that were made during the call. Of two calls, exactly one
-/// returns `true`.
+/// Two threads cancel the root while a third makes nodes beneath it. Afterwards these nodes are over. Exactly one of
+/// the two `cancel` calls returns `true`.
 fn cancel_while_the_tree_grows() {
     let root = node(None, NEVER);
     let (grows, cancels) = (Arc::clone(&root), Arc::clone(&root));
@@ -190,7 +189,7 @@ fn cancel_while_the_tree_grows() {
     assert!(child.is_over() && grandchild.is_over());
 }
 
-/// Two threads cancel the root. Each call returns only after the child is over, also the call that comes second.
+/// Two threads cancel the root. Each of the two calls returns only after the child is over.
 fn cancel_twice() {
     let root = node(None, NEVER);
     let child = node(Some(&root), NEVER);
@@ -204,13 +203,13 @@ fn cancel_twice() {
     other.join().unwrap();
 }
 
-/// A lazy token.
+/// Makes a lazy token (`node.rs`, invariant 6).
 fn token(parent: &Arc<Node>) -> Arc<Node> {
     Node::new(Some(parent), NodeSpec::token(ScopeInfo::at(std::panic::Location::caller()), 1))
 }
 
 /// The parent of a lazy token is cancelled while a task registers with the token. If the registration is refused, the
-/// token is over. Otherwise the task is woken. A token that was over once stays over.
+/// token is over. Otherwise the task is woken.
 fn wait_while_the_parent_is_cancelled() {
     let root = node(None, NEVER);
     let child = token(&root);
@@ -248,7 +247,6 @@ fn cancel_while_a_child_is_dropped() {
     run_out(global());
 }
 
-/// A node gets a new parent while another thread cancels that parent. Afterwards the node is over.
 fn cancel_while_a_child_moves() {
     let (old, new) = (node(None, NEVER), node(None, NEVER));
     let child = node(Some(&old), NEVER);
@@ -260,7 +258,7 @@ fn cancel_while_a_child_moves() {
     assert!(!old.is_over());
 }
 
-/// Two threads make two futures each the parent of the other. At most one of them succeeds.
+/// Each of two threads moves one future beneath the other, at the same time. At most one of the two moves succeeds.
 fn move_beneath_each_other() {
     let (one, two) = (node_of(None, NEVER, true), node_of(None, NEVER, true));
     let (moved, to) = (Arc::clone(&one), Arc::clone(&two));
@@ -285,7 +283,8 @@ fn move_while_the_scope_closes() {
     assert!(future.parent().is_none());
 }
 
-/// A hook is registered with a future while a shield of the future closes. The hook fires once the shield has closed.
+/// A hook is registered with a future while a shield of the future closes. The hook must not stay suspended: it fires
+/// when the future is cancelled afterwards.
 fn register_while_a_shield_closes() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);
@@ -302,7 +301,6 @@ fn register_while_a_shield_closes() {
     future.remove_hook(key, &entry);
 }
 
-/// Each of two hooks ends the other. No thread waits for ever.
 fn end_each_other() {
     type Other = Arc<std::sync::Mutex<Option<Arc<Entry>>>>;
     let hook = |other: &Other| {
@@ -328,7 +326,7 @@ fn end_each_other() {
     assert!(!one.is_running() && !two.is_running());
 }
 
-/// Whether a task is woken, and the condition on which the task's thread waits.
+/// A task: whether it is woken, and the condition variable on which its thread waits.
 #[derive(Default)]
 struct Task(loom::sync::Mutex<bool>, loom::sync::Condvar);
 
@@ -376,7 +374,6 @@ fn await_hooks_in_a_task() {
     entry.revoke(Ending::Registration);
 }
 
-/// A task awaits a hook while a second thread runs the hook, and a third thread ends it.
 fn await_a_hook_that_ends() {
     let (runs, never) = (Arc::new(AtomicUsize::new(0)), Forbidden::new());
     let future = node(None, NEVER);

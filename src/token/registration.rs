@@ -1,5 +1,3 @@
-//! The registration of a hook, which users hold.
-
 use std::fmt;
 use std::sync::{Arc, Weak};
 
@@ -14,21 +12,22 @@ use crate::sync::waits::Ending;
 /// other's registration both return. A hook registered with a scope ends with the scope at the latest.
 ///
 /// The registration of a token's hook keeps the token alive, as another token would. If a registration is forgotten
-/// (`std::mem::forget`), its hook stays: the hook of a token for good, the hook of a scope until the scope ends.
+/// (`std::mem::forget`), its hook stays registered. The hook of a token then never ends. The hook of a scope ends with
+/// the scope.
 #[must_use = "the hook ends when its registration is dropped"]
 pub struct Registration {
     /// `None` if the hook can never fire.
     hook: Option<Arc<Entry>>,
     node: Weak<Node>,
-    /// For the hook of a token: the same node as `node`, so that the registration keeps the token alive. For the hook
-    /// of a scope: `None`.
+    /// For the hook of a token: the token's node, so that the registration keeps the token alive. For the hook of a
+    /// scope: `None`.
     token: Option<Arc<Node>>,
     owner: HookOwner,
     key: Option<usize>,
 }
 
 impl Registration {
-    /// The registration of a hook outside every scope. No scope can end there, so the hook never fires.
+    /// The registration of a hook outside every scope, where no scope can end. So the hook never fires.
     pub(crate) fn inert() -> Self {
         Self { hook: None, node: Weak::new(), token: None, owner: HookOwner::Scope, key: None }
     }

@@ -13,17 +13,17 @@ use crate::token::CancellationToken;
 /// [`cancelled`](CancellationToken::cancelled). The [grace](crate::Timebox::grace) of the scopes bounds how long the
 /// program takes to end.
 ///
-/// The signals are caught from this call on, as long as the process runs. They do not end the process any more, so a
-/// second Ctrl-C changes nothing. On Windows the token is cancelled by Ctrl-C, Ctrl-Break, the close of the console,
-/// and the shutdown of the system.
+/// From this call on, as long as the process runs, the signals are caught: they no longer end the process. So a second
+/// Ctrl-C changes nothing. On Windows the token is cancelled by Ctrl-C, Ctrl-Break, the close of the console, and the
+/// shutdown of the system.
 ///
-/// The token does not outlive the runtime: the task that waits for the signals ends with it. Each call makes a token and a task of
-/// its own.
+/// The task that waits for the signals ends with the runtime. After that, no signal cancels the token. Each call makes
+/// a token and a task of its own.
 ///
 /// # Errors
 ///
-/// If there is no runtime, or the signals cannot be caught. End the program on an error: if only a part of the signals
-/// can be caught, these no longer end the program.
+/// If there is no runtime, or the signals cannot be caught. End the program on an error. Otherwise Ctrl-C or SIGTERM
+/// may have no effect: a signal that was caught before the error no longer ends the process.
 ///
 /// # Panics
 ///

@@ -1,5 +1,3 @@
-//! Tasks in the scope of their caller.
-
 use std::future::Future;
 use std::panic::Location;
 
@@ -9,14 +7,16 @@ use crate::error::TimeoutError;
 use crate::scope::{Timebox, handle};
 use crate::time::Limit;
 
-/// Spawns a task that runs within the scope of the caller, as [`Handle::enter_future`](crate::Handle::enter_future) has it.
+/// Spawns a task that runs within the scope of the caller, as [`Handle::enter_future`](crate::Handle::enter_future)
+/// does.
 ///
 /// Once the scope is over, so is the task: it is dropped at its next `await`, and the handle gives the [`TimeoutError`] as the
 /// task's own error. The [grace](crate::Timebox::grace) of the scope holds for the task too. Outside every scope this is
 /// `tokio::spawn`.
 ///
-/// The type is that of `tokio::spawn` for a future that returns a `Result`, so `spawn(..).await??` stays as it was. The error type
-/// must be `From<TimeoutError>`. For another output use [`spawn_value`]; for a task that outlives its caller use `tokio::spawn`.
+/// The type is that of `tokio::spawn` for a future that returns a `Result`, so the code around `spawn(..).await??` need
+/// not change. The error type must be `From<TimeoutError>`. For another output use [`spawn_value`]; for a task that
+/// outlives its caller use `tokio::spawn`.
 ///
 /// # Errors
 ///
@@ -86,11 +86,13 @@ where
     task::spawn(within.run_future_value_at(Location::caller(), future))
 }
 
-/// Runs a closure on a thread for blocking work, within the scope of the caller, as [`Handle::wrap`](crate::Handle::wrap) has it.
+/// Runs a closure on a thread for blocking work, within the scope of the caller, as
+/// [`Handle::wrap`](crate::Handle::wrap) does.
 ///
-/// The closure finds the scope: its [checkpoints](crate::checkpoint()) and [interruptible](crate::interruptible()) calls fail once
-/// the scope is over. So the thread becomes free, which it does not if the request alone is dropped. A closure that still waits
-/// for a thread when its scope is over does not start. Outside every scope this is `tokio::task::spawn_blocking`.
+/// The closure's [checkpoints](crate::checkpoint()) and [interruptible](crate::interruptible()) calls fail once the
+/// scope is over. So the thread becomes free. (The drop of the request alone would not end the closure.) A closure that
+/// still waits for a thread when its scope is over does not start. Outside every scope this is
+/// `tokio::task::spawn_blocking`.
 ///
 /// The type is that of tokio's `spawn_blocking` for a closure that returns a `Result`. The error type must be
 /// `From<TimeoutError>`. For another output use [`spawn_blocking_value`].

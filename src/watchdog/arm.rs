@@ -34,14 +34,11 @@ pub(crate) struct Watchdog {
     /// If no thread could be had for the watchdog: the time of the next try to start it. Otherwise 0.
     #[cfg(not(timebox_loom))]
     pub(super) try_at: AtomicU64,
-    /// Since when no thread can be had for the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) missing_since: AtomicU64,
-    /// Called if no thread can be had for the watchdog.
     #[cfg(not(timebox_loom))]
     pub(super) on_missing: SetOnce<fn()>,
     pub(crate) slots: Slots,
-    /// How many slots were ever handed out.
     #[cfg(not(timebox_loom))]
     slot_count: AtomicUsize,
     #[cfg(feature = "report")]
@@ -49,15 +46,15 @@ pub(crate) struct Watchdog {
     state: PerProcess<State>,
 }
 
-/// The state with locks.
 pub(super) struct State {
     /// The timers of each thread, by the number of its slot.
     timers: ChunkedVec<SetOnce<Timers>>,
     orphans: Orphans,
     /// Wakers to be woken as soon as possible, in order: posted wakers, and those of timers that are due.
     ///
-    /// Nobody allocates or frees memory while it is locked. The watchdog puts in at most `MOST_DUE` wakers at a time,
-    /// and then takes as many out. `post` leaves that much room. So the watchdog always has the room.
+    /// Nobody allocates or frees memory while the inbox is locked, because the watchdog must not wait for a thread that
+    /// is stuck in the allocator. The watchdog itself never needs more room: it puts in at most `MOST_DUE` wakers at a
+    /// time, and then takes as many out. `post` always leaves room for them.
     pub(super) inbox: Mutex<VecDeque<Waker>>,
     free_slots: Mutex<FreeSlots>,
 }
@@ -88,14 +85,12 @@ impl State {
 #[cfg(not(timebox_loom))]
 static GLOBAL: Watchdog = Watchdog::new();
 
-/// The process's watchdog.
 #[cfg(not(timebox_loom))]
 #[cfg_attr(not(debug_assertions), inline(always))]
 pub(crate) fn global() -> &'static Watchdog {
     &GLOBAL
 }
 
-/// The model's watchdog.
 #[cfg(timebox_loom)]
 pub(crate) fn global() -> &'static Watchdog {
     loom::lazy_static! {
@@ -128,7 +123,7 @@ impl Watchdog {
     const_fn! {
         pub(crate) fn new() -> Self {
             Self {
-                // As if a watchdog slept for ever. So the first arm tries to wake it, and this starts it.
+                // As if a watchdog slept for ever. So the first arm calls `wake`, which starts the watchdog.
                 next_wake: CachePadded(AtomicU64::new(NEVER)),
                 reached: CachePadded(AtomicU64::new(0)),
                 settings: Settings::new(),
@@ -150,16 +145,15 @@ impl Watchdog {
         }
     }
 
-    /// A time that the clock has reached: the latest that was recorded ([`reach`](Self::reach)). The clock may be
-    /// later.
+    /// The latest time that was recorded by [`reach`](Self::reach). The clock may be later.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn reached(&self) -> u64 {
-        // Relaxed: it says only that time has passed, and publishes nothing else.
+        // Relaxed: the value says only that time has passed, and publishes no other data.
         self.reached.0.load(Ordering::Relaxed)
     }
 
-    /// Records that the time `now` has been reached. A check that finds an expiry by the clock calls this, so that all other
-    /// checks see it too.
+    /// Records that the time `now` has been reached. A check that finds an expiry by the clock calls this, so that all
+    /// other checks also see the expiry.
     pub(crate) fn reach(&self, now: u64) {
         // The time of a mock clock must not end scopes under other clocks. Checks under a mock clock read the clock each time,
         // so they need no record.
@@ -237,7 +231,8 @@ impl Watchdog {
                 Ok(_) => {
                     return self.alarm.ring() || self.start();
                 }
-                // The watchdog may have lowered `next_wake` meanwhile, but not far enough. So this tries again.
+                // `next_wake` has changed since it was read. The loop goes on if the new value is later than
+                // `deadline`.
                 Err(lowered) => next = lowered,
             }
             if mutant!(SingleCas) {
@@ -247,7 +242,8 @@ impl Watchdog {
         true
     }
 
-    /// Makes the watchdog notice a timer that `Lease::put` has put in. Returns what [`arm`](Self::arm) returns.
+    /// Makes the watchdog notice a timer that `Lease::put` has put in. `false` if there is no watchdog, and none can be
+    /// started.
     #[must_use]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn announce(&'static self, lease: &Lease, deadline: u64) -> bool {
@@ -268,13 +264,12 @@ impl Watchdog {
         &self.state().orphans
     }
 
-    /// The timers of the thread that has the slot with this number.
     pub(crate) fn timers_at(&'static self, index: usize) -> &'static Timers {
         self.state().timers.at(index).get_or_init(Timers::default)
     }
 
-    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before. Returns what
-    /// [`arm`](Self::arm) returns.
+    /// Makes the watchdog wake `waker` as soon as possible, after the wakers that were posted before. `false` if there
+    /// is no watchdog, and none can be started.
     pub(crate) fn post(&'static self, waker: Waker) -> bool {
         prepare();
         #[cfg(feature = "testing")]
@@ -293,7 +288,8 @@ impl Watchdog {
         self.wake(0)
     }
 
-    /// Makes more room in the inbox, in which `len` wakers are. Allocates without the lock.
+    /// Makes more room in the inbox, which held `len` wakers. Allocates and frees memory without the lock: see
+    /// `State::inbox`.
     #[cold]
     pub(super) fn make_room_in_inbox(&'static self, len: usize) {
         if cfg!(timebox_loom) {
@@ -333,8 +329,8 @@ impl Watchdog {
         self.try_at.store(0, Ordering::Relaxed);
         self.settings.set(Settings::ASYMMETRIC, false);
         self.next_wake.0.store(NEVER, Ordering::Relaxed);
-        // The other threads are gone, so this empties all slots. The fork handler in `thread/local.rs` fills the slot
-        // of this thread again.
+        // The other threads are gone, so this records that no slot has a thread. Then the fork handler in
+        // `thread/local.rs` records this thread again.
         #[cfg(feature = "report")]
         self.slots.iter().for_each(|slot| slot.set_thread(0, 0));
     }

@@ -5,8 +5,8 @@
 //! 2. If a call has not returned when the deputy has observed it for [`TAKE_OVER_AFTER`], the deputy becomes the watchdog. When
 //!    the call returns after that, its thread is not the watchdog any more.
 //! 3. The deputy begins to observe a call at most twice [`TAKE_OVER_AFTER`] after the call has begun.
-//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So the deputy gets up by
-//!    itself in time, and the watchdog need not spend time on waking it when the timer is due.
+//! 4. While nothing is due the deputy sleeps. The watchdog says in advance when a timer will be due. So the deputy
+//!    wakes by itself in time, and the watchdog need not spend time on waking the deputy when the timer is due.
 
 use crate::sync::alarm::Alarm;
 #[cfg(not(timebox_loom))]
@@ -27,7 +27,7 @@ const STEP: u64 = 2;
 
 #[derive(Debug)]
 pub(super) struct Deputy {
-    /// Whether the watchdog is in a call, and in which.
+    /// Says whether the watchdog is in a call, and numbers the calls: see [`IN_CALL`].
     word: AtomicU64,
     /// Before this time the watchdog plans no call, so the deputy may sleep. If a new timer or a posted waker brings an
     /// earlier call, `begin_call` wakes the deputy.
@@ -108,13 +108,13 @@ impl Deputy {
     /// Starts a thread for the deputy. If no thread can be had, the watchdog goes without a deputy.
     #[cfg(not(timebox_loom))]
     pub(super) fn start(&self, stand_by: impl FnOnce() + Send + 'static) {
-        // Relaxed: a hint.
+        // Relaxed: `try_at` only limits how often a start is tried.
         let now = clock::now();
         if now < self.try_at.load(Ordering::Relaxed) || !self.alarm.start() {
             return;
         }
-        // A takeover makes the deputy the watchdog. It then changes the system's name for the thread. But std's name
-        // (`Thread::name`, panic messages) cannot change, so it is the watchdog's name from the beginning.
+        // A deputy that becomes the watchdog changes the name that the system shows for its thread. But the name in std
+        // (`Thread::name`, panic messages) cannot change. So std's name is that of the watchdog from the beginning.
         let run = || {
             os::name_this_thread("timebox-deputy");
             stand_by();
@@ -142,10 +142,10 @@ impl Deputy {
     /// Waits until the watchdog is stuck in a call. Then takes over, and returns `true`. Returns `false` if the
     /// watchdog has ended (`is_needed` has returned `false`). In both cases the caller is not the deputy any more.
     pub(super) fn stand_by(&self, is_needed: impl Fn() -> bool) -> bool {
-        // The word that was seen last, and when that word was seen first.
+        // The word that was read last, and the time at which this word was first read.
         let mut since = (self.word.load(Ordering::Relaxed), clock::now());
         loop {
-            // Read before the word. If the alarm is rung after this, the sleep below ends at once.
+            // The key is read before the word. If the alarm is rung after this line, the sleep below ends at once.
             let key = self.alarm.key();
             let now = clock::now();
             // Relaxed, here and below: the fence orders these loads and the store of `looks_at`. A stale value cannot

@@ -28,7 +28,6 @@ pub(crate) fn new_clock(now: u64) -> Arc<Mock> {
     mock
 }
 
-/// Drops the timers of a clock that nobody can move any more.
 pub(crate) fn forget_clock(mock: &Mock) {
     clocks::remove(mock.id);
 }
@@ -45,7 +44,7 @@ pub(crate) fn schedule(mock: &Arc<Mock>, deadline: u64, waker: Waker) -> Timer {
     Timer::on_mock(mock.id, number)
 }
 
-/// Takes a timer back; `None` if the timer has fired, or is not on a mock clock.
+/// Takes a timer on a mock clock back, and returns its waker. `None` if the timer has fired, or is not on a mock clock.
 #[cold]
 #[inline(never)]
 pub(crate) fn take(timer: Timer) -> Option<Waker> {
@@ -53,7 +52,7 @@ pub(crate) fn take(timer: Timer) -> Option<Waker> {
     with_queue(clock, |queue| queue.take(number))?
 }
 
-/// Makes a timer on a mock clock wake another task. `false` if it has fired, or is not on a mock clock.
+/// Makes a timer on a mock clock wake another task. `false` if the timer has fired, or is not on a mock clock.
 #[cold]
 pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     let Some((clock, number)) = timer.mocked() else { return false };
@@ -67,9 +66,10 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     with_queue(clock, swap).flatten().is_some()
 }
 
-/// Moves the clock to `until`, from one due timer to the next, while `go_on` returns `true`. Before the first step, waits for
-/// the work that threads under the clock have set off already. After each step, waits for the work that the step has set off.
-/// If this work takes long and a timer is due, the clock moves on meanwhile. When this returns, all the work is done.
+/// Moves the clock to `until`, from one due timer to the next, while `go_on` returns `true`. Before the first step,
+/// waits for the work that threads under the clock have set off already. After each step, waits for the work that the
+/// step has set off. If such work takes long and a timer is due, the clock moves on before the work is done. When this
+/// returns, all the work is done.
 ///
 /// If tracked work calls this while a move is in progress, this asks the move to go on to `until`, and returns at once.
 ///
@@ -77,11 +77,12 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {
     let until = |now| reach(now, until(now));
     let is_set_off = tracking().is_some();
-    // Work that took long, so the clock moved on without it. The loop ends only once this work is done too.
+    // The groups of work that took long, so that the clock moved on before the work was done. The loop ends only when
+    // this work is done.
     let mut unfinished = Vec::new();
-    // First waits for the work that threads under the clock have set off already. But a thread that runs tracked work
-    // itself (`is_set_off`) does not wait: its own work may be among that work, so it would wait for itself. Without a
-    // watchdog nobody does the work, so the wait would never end.
+    // Waits for the work that threads under the clock have set off. A thread that runs tracked work itself
+    // (`is_set_off`) does not wait, because it could wait for its own work. Without a watchdog nobody does the work, so
+    // the wait would never end.
     if !is_set_off
         && global().is_running()
         && let Some(group) = set_off_under(mock)
@@ -116,8 +117,8 @@ pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: i
     }
 }
 
-/// Waits until the work of earlier moves is done. Then moves the clock to the next timer, if `go_on` returns `true`.
-/// Returns `false` if there is no timer.
+/// Moves the clock to the next timer, as [`advance`] does, and returns `true`. Returns `false` at once if there is no
+/// timer.
 pub(crate) fn advance_to_next(mock: &Arc<Mock>, go_on: impl FnMut() -> bool) -> bool {
     let next = with_queue(mock.id, |queue| queue.earliest()).unwrap_or(NEVER);
     if next != NEVER {
@@ -132,7 +133,8 @@ fn reach(now: u64, until: u64) -> u64 {
     if until == NEVER { now.midpoint(NEVER) } else { until }
 }
 
-/// When the next timer is due. `None` if that is later than both `until` and the time that tracked work has asked for.
+/// When the next timer is due. `None` if there is no timer, or if it is due after `until` and after the time that
+/// tracked work has asked for.
 fn next_due(queue: &Queue, mock: &Mock, until: u64) -> Option<u64> {
     let next = queue.earliest();
     (next <= until.max(mock.asked()) && next != NEVER).then_some(next)
@@ -156,8 +158,8 @@ pub(crate) fn carry_out(wakers: impl IntoIterator<Item = Waker>) {
     }
 }
 
-/// Makes the watchdog wake the wakers, and returns the group that counts this work. But if this thread runs tracked
-/// work or is the watchdog, wakes them on this thread, and returns `None`.
+/// Makes the watchdog wake the wakers, and returns the group that counts this work. A thread that runs tracked work or
+/// is the watchdog wakes the wakers itself: then returns `None`.
 fn begin(wakers: impl IntoIterator<Item = Waker>) -> Option<Arc<WaitGroup>> {
     let wakers = wakers.into_iter();
     if tracking().is_some() || pass::is_this_thread() {

@@ -1,9 +1,8 @@
 //! Loom models of the watchdog's protocol. They run the code of this module itself, with its threads, idle end and restart.
 //! Time stands still until a model moves it to the end of the watchdog's sleep.
 //!
-//! The models of arms and timers assert: once an arm has returned, the watchdog does not sleep past the armed deadline, and
-//! notices it. The others say what they assert. Most promises of the protocol have a mutant that breaks them, and a model
-//! that then fails.
+//! The models of arms and timers assert: once an arm has returned, the watchdog does not sleep past the armed deadline,
+//! and notices the deadline. For most promises of the protocol a mutant breaks the promise, and a model then fails.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,16 +26,14 @@ pub(crate) fn pass_time(dog: &Watchdog) {
     }
 }
 
-/// How many timers there are.
 pub(crate) fn timers(dog: &'static Watchdog) -> usize {
     dog.state().all_timers().map(super::timers::Timers::len).sum()
 }
 
-/// Lets time pass until the watchdog has reached `deadline`.
 fn expect_reached(dog: &Watchdog, deadline: u64) {
     loop {
         let until = dog.alarm.model_until().expect("a watchdog is there");
-        // The watchdog sleeps now, so `reached` is up to date.
+        // The watchdog sleeps, so `reached` is up to date.
         if dog.reached() >= deadline {
             return;
         }
@@ -139,7 +136,7 @@ fn a_timer_of_no_thread() {
     run_out(dog);
 }
 
-/// A thread arms timers while the watchdog looks at which of that thread's timers are due.
+/// A thread arms timers while the watchdog takes the thread's timers that are due.
 fn armed_while_another_is_due(deadlines: &'static [u64]) {
     let dog = global();
     let (waker, woken) = task();
@@ -167,7 +164,6 @@ fn timers_that_are_moved_while_another_is_due() {
     armed_while_another_is_due(&[30, 20]);
 }
 
-/// A thread takes back a timer of another thread, at the moment when the timer is due.
 fn a_timer_taken_back_while_it_is_due() {
     let dog = global();
     let (waker, woken) = task();
@@ -202,7 +198,7 @@ fn a_timer_redirected_while_it_is_due() {
     assert!(woken.load(SeqCst) > 0, "nobody wakes it");
 }
 
-/// A thread takes the waker out of another thread's record. Then the owner uses the record again.
+/// A thread takes the waker out of another thread's record, and gives the record back. The owner may then use it again.
 fn a_record_given_back_by_another_thread() {
     let timers = global().timers_at(0);
     let put = |deadline| timers.lease_in_turn().put(deadline, Waker::noop().clone());
@@ -234,10 +230,9 @@ fn see_deputy_out(deputy: &Deputy) {
     }
 }
 
-/// The watchdog makes calls, and the deputy may take over during each of them.
 fn calls_that_may_be_taken_over() {
     let deputy = Arc::new(Deputy::new());
-    // Only the thread that is the watchdog at that time may touch this. Loom checks that no two threads do so at once.
+    // Only the thread that is the watchdog at the time may touch `work`. Loom checks that no two threads do so at once.
     let work = Rc::new(Cell::new(0));
     let needed = Arc::new(AtomicBool::new(true));
     assert!(deputy.appoint());
@@ -266,7 +261,8 @@ fn calls_that_may_be_taken_over() {
     stands_by.join().unwrap();
 }
 
-/// A call begins while the deputy is about to sleep. It returns only after the deputy has taken over.
+/// The watchdog begins a call while the deputy is about to sleep. The call returns only after the deputy has taken
+/// over.
 fn a_call_while_the_deputy_lies_down() {
     let deputy = Arc::new(Deputy::new());
     assert!(deputy.appoint());
@@ -282,13 +278,14 @@ fn a_call_while_the_deputy_lies_down() {
     stands_by.join().unwrap();
 }
 
-/// A watchdog wakes a task, and the wake does not return until the deputy has taken over.
+/// The watchdog wakes a task, and this wake returns only after the deputy has taken over.
 fn a_timer_while_the_watchdog_is_stuck() {
     struct Stuck;
     impl Wake for Stuck {
         fn wake(self: Arc<Self>) {
             see_deputy_out(&global().deputy);
-            // Fills the place of the deputy. Otherwise this thread would become the deputy, and not end.
+            // Takes the place of the deputy, without doing its work. Otherwise this thread would become the deputy, and
+            // not end.
             assert!(global().deputy.appoint());
         }
     }
@@ -333,7 +330,8 @@ models! {
     #[should_panic(expected = "a watchdog is there")] fails_with_an_end_that_does_not_look: an_arm_while_the_watchdog_ends, BlindRetire;
 }
 
-/// The bound of preemptions for a model of three long threads. With more preemptions there would be too many orders to explore.
+/// How many preemptions loom tries, in a model of three long threads. With more there would be too many orders to
+/// explore.
 const FEW: Option<usize> = Some(1);
 
 #[test]

@@ -14,7 +14,8 @@ use crate::sync::callback::drop_quietly;
 use crate::time::{NEVER, clock};
 
 impl Watchdog {
-    /// Sets the observer, which is told of all threads that register from now on. Only the first observer counts.
+    /// Sets the observer, unless one is set already. Threads that got their slot before are not announced to it
+    /// (`Observer::make_room`).
     pub(crate) fn observe_with(&self, observer: &'static dyn Observer) {
         self.reports.observer.get_or_init(|| observer);
     }
@@ -25,12 +26,11 @@ impl Watchdog {
         // Relaxed, here and below: a scope that is entered at this moment may follow either the old or the new policy.
         self.reports.warn_after.store(warn_after.min(NO_WARNING), Ordering::Relaxed);
         self.settings().set_watched(true);
-        // While reports were off, scopes armed no look. So the observer is called: it looks for scopes that are open
-        // already.
+        // While reports were off, scopes armed no look. So the observer is called now, to find the scopes that are
+        // already open.
         self.call_observer();
     }
 
-    /// Switches reports off.
     pub(crate) fn watch_no_more(&'static self) {
         self.settings().set_watched(false);
     }
@@ -60,8 +60,9 @@ impl Watchdog {
         at >= self.next_wake.0.load(Ordering::Relaxed) || self.wake_for_look(slot, at)
     }
 
-    /// [`wake`](Self::wake) for a look. The watchdog may have passed the time `at` before the look was stored, because
-    /// this thread got no processor. No pass would find such a look. So the look gets the present time instead.
+    /// [`wake`](Self::wake) for a look. This thread may have been kept from running, so that a pass of the watchdog
+    /// went beyond the time `at` before the look was stored. No pass would find such a look. So the look is moved to
+    /// the present time.
     #[cold]
     #[inline(never)]
     fn wake_for_look(&'static self, slot: &Slot, mut at: u64) -> bool {
@@ -76,7 +77,6 @@ impl Watchdog {
         self.wake(at)
     }
 
-    /// Called by a thread that has got a slot.
     pub(crate) fn make_room_for_looks(&'static self, slot: usize) {
         if let Some(observer) = self.reports.observer.get() {
             observer.make_room(slot + 1);
@@ -91,7 +91,7 @@ impl Watchdog {
         }
     }
 
-    /// `planned`: when this pass was to begin.
+    /// Calls the observer. `planned`: the time at which this pass was to begin; `NEVER` if it had no such time.
     pub(super) fn observe(&'static self, now: u64, planned: u64) {
         if !self.settings().is_watched() {
             return;

@@ -1,4 +1,4 @@
-//! The watchdog's thread: what it does in a pass, and the life of the thread and of its deputy.
+//! The loops of the watchdog's thread and of its deputy, and what the watchdog does in a pass.
 
 #[cfg(not(timebox_loom))]
 use std::cell::Cell;
@@ -18,7 +18,7 @@ const RETIRE_AFTER: u64 = 30_000_000_000;
 
 const BATCHES_PER_PASS: usize = 16;
 
-/// How many wakers are taken from the inbox at a time, at most. Then the timers have their turn.
+/// At most this number of wakers is taken from the inbox before the timers are looked at again.
 const CALLS_PER_TURN: usize = 1024;
 const _: () = assert!(MOST_DUE <= CALLS_PER_TURN, "the inbox must keep room for due timers");
 
@@ -45,9 +45,8 @@ impl Watchdog {
         self.deputy.start(|| self.stand_by());
     }
 
-    /// The life of the watchdog's thread.
     pub(super) fn serve(&'static self) {
-        // All that passes and inline hooks need is allocated before the first pass.
+        // Allocates all that passes and inline hooks need, because a pass must not allocate.
         #[cfg(not(timebox_loom))]
         waits::prepare_this_thread();
         self.make_room_in_inbox(0);
@@ -56,8 +55,8 @@ impl Watchdog {
         self.work(false, &mut Vec::with_capacity(MOST_DUE));
     }
 
-    /// The work of the watchdog's thread. `takes_over`: the thread was the deputy before. `due`: see
-    /// [`pass`](Self::pass).
+    /// Does the watchdog's work, until the watchdog retires or another thread has its place and needs no deputy.
+    /// `takes_over`: the thread was the deputy before. `due`: see [`pass`](Self::pass).
     fn work(&'static self, mut takes_over: bool, due: &mut Vec<Due>) {
         os::set_timer_slack(1);
         loop {
@@ -70,7 +69,8 @@ impl Watchdog {
                 self.deputy.dismiss();
                 return;
             }
-            // The deputy has taken over. This thread becomes the new watchdog's deputy, if there is none.
+            // The deputy has taken over. This thread becomes the deputy of the new watchdog, unless that has another
+            // deputy.
             if !self.deputy.appoint() {
                 return;
             }
@@ -83,7 +83,6 @@ impl Watchdog {
         }
     }
 
-    /// The life of a deputy.
     pub(super) fn stand_by(&'static self) {
         os::set_timer_slack(50_000);
         // Allocated now: the watchdog may be stuck in the allocator when this thread takes over.
@@ -96,8 +95,8 @@ impl Watchdog {
         }
     }
 
-    /// Makes passes until the watchdog retires. Returns `false` if the deputy has taken over. `takes_over`: this thread
-    /// was the deputy until now, and the former watchdog is stuck in a call.
+    /// Makes passes until the watchdog retires: then returns `true`. Returns `false` if the deputy has taken over.
+    /// `takes_over`: this thread was the deputy until now, and the former watchdog is stuck in a call.
     fn run(&'static self, mut takes_over: bool, due: &mut Vec<Due>) -> bool {
         let born = clock::now();
         // An earlier watchdog may have registered this process for the asymmetric fence.
@@ -111,7 +110,7 @@ impl Watchdog {
             };
             let now = clock::now();
             planned = if until > now { until } else { NEVER };
-            // Registration blocks for milliseconds. So it is put off until no timer is due soon, but at most for
+            // Registration blocks for milliseconds. So it waits until no timer is due soon, but not longer than
             // `REGISTER_AFTER`.
             if !asked
                 && (until.saturating_sub(now) > REGISTER_WHEN_IDLE_FOR
@@ -150,8 +149,9 @@ impl Watchdog {
     /// end. Returns `None` if the deputy has taken over meanwhile. With `takes_over`, looks at all timers: the former
     /// watchdog, which is stuck in a call, may have reset the `earliest` of any of them.
     ///
-    /// `due` is an empty list with room for `MOST_DUE` timers. A pass allocates nothing, and takes no lock under which a
-    /// thread allocates: a thread that is stuck in the allocator must not hold it up. Only wakers and their drops may.
+    /// `due` is an empty list with room for `MOST_DUE` timers. A pass allocates nothing, and takes no lock under which
+    /// a thread allocates: a thread that is stuck in the allocator must not hold it up. Only the wakers that it calls
+    /// and drops may hold it up.
     fn pass(
         &'static self,
         heavy: bool,
@@ -207,21 +207,21 @@ impl Watchdog {
         if lock(&self.state().inbox).is_empty() { earliest } else { now }
     }
 
-    /// No timer is due before this time.
+    /// No timer is due before the returned time. (It may be the time of a timer that was taken back.)
     fn first_timer(&'static self) -> u64 {
         self.state().all_timers().map(Timers::earliest).min().unwrap_or(NEVER)
     }
 
-    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks at each thread's `Timers` in
-    /// which a timer may be due; with `all`, at the `Timers` of every thread. The caller must call `end_look` on those
-    /// that were looked at, after its fence. `None` if the deputy has taken over meanwhile.
+    /// Wakes the wakers of all timers that are due, in batches, with no lock held. Looks at the `Timers` of each thread
+    /// that may have a due timer; with `all`, at the `Timers` of all threads. After its next fence the caller must call
+    /// `end_look` on each `Timers` with `is_in_look`. `None` if the deputy has taken over meanwhile.
     fn fire_due(&'static self, now: u64, all: bool, due: &mut Vec<Due>) -> Option<()> {
         let state = self.state();
         self.call_posted()?;
         for timers in state.all_timers().filter(|timers| all || timers.earliest() <= now) {
             timers.begin_look();
-            // The number of batches is bounded, since otherwise the timers of other threads would wait too long. The
-            // next pass follows at once, and fires the rest.
+            // The number of batches is limited: otherwise the timers of other threads would wait too long. The next
+            // pass follows at once, and fires the other due timers.
             for _ in 0..BATCHES_PER_PASS {
                 let are_all = timers.take_due(now, due);
                 // The mutant ends the look before the fences in the calls, which is too early.
@@ -240,7 +240,7 @@ impl Watchdog {
     }
 
     /// Wakes the wakers in the inbox, at most `CALLS_PER_TURN` of them. Takes them out one by one: if a call does not
-    /// return, the deputy finds the other wakers in the inbox. `None` if the deputy has taken over.
+    /// return, the deputy finds the remaining wakers in the inbox. `None` if the deputy has taken over.
     fn call_posted(&'static self) -> Option<()> {
         let inbox = &self.state().inbox;
         for _ in 0..CALLS_PER_TURN {

@@ -7,15 +7,15 @@ use crate::sync::{AtomicU8, Ordering, const_fn};
 pub(crate) struct Settings(AtomicU8);
 
 impl Settings {
-    /// The watchdog uses `heavy_barrier`, a system call that acts as a fence on all threads. So an arm needs only a
-    /// compiler fence.
+    /// Set while the watchdog uses `heavy_barrier`, a system call that acts as a fence on all threads. Then an arm
+    /// needs only a compiler fence.
     pub(super) const ASYMMETRIC: u8 = 1;
     /// Limits are off.
     const OFF: u8 = 2;
     /// Limits have not been switched on or off yet.
     const UNSET: u8 = 4;
-    /// A policy of reports is in force. So a thread also arms the time at which the watchdog must look at it: see
-    /// `arm_look`.
+    /// Set while a policy of reports is in force. Then a thread also arms the time at which the watchdog must look at
+    /// the thread: see `arm_look`.
     #[cfg(feature = "report")]
     const WATCHED: u8 = 8;
 
@@ -32,7 +32,6 @@ impl Settings {
         self.0.load(Ordering::Relaxed) & bit != 0
     }
 
-    /// Whether a policy of reports is in force.
     #[cfg(feature = "report")]
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn is_watched(&self) -> bool {
@@ -44,8 +43,8 @@ impl Settings {
         self.set(Self::WATCHED, on);
     }
 
-    /// The fast test whether limits are on. It is also `false` if that is not decided yet (by `set_limits`, or by
-    /// `init_limits` at the first scope). So if it is `false`, ask `limits`.
+    /// `true` if limits are on. `false` if they are off, but also if neither `set_limits` nor `init_limits` was called
+    /// yet. So if this is `false`, call `limits`. This is the fast test.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn has_limits(&self) -> bool {
         !self.has(Self::OFF | Self::UNSET)
@@ -59,7 +58,7 @@ impl Settings {
         }
     }
 
-    /// Whether limits are on; `None` if nothing has switched them on or off.
+    /// Whether limits are on; `None` if neither `set_limits` nor `init_limits` was called yet.
     pub(crate) fn limits(&self) -> Option<bool> {
         let bits = self.0.load(Ordering::Relaxed);
         (bits & Self::UNSET == 0).then_some(bits & Self::OFF == 0)

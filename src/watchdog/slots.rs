@@ -1,7 +1,8 @@
 //! Slots: a few words for each thread. The thread writes its deadline there, and the watchdog reads it.
 //!
 //! Invariants:
-//! 1. Only the thread that has a slot writes it. All other threads only read it.
+//! 1. Only the thread that has a slot writes it. All other threads only read it. (In a forked child the fork handler
+//!    writes all slots.)
 //! 2. A slot, and the timers with the same number, belong to at most one thread.
 
 use crate::sync::chunked_vec::ChunkedVec;
@@ -17,7 +18,7 @@ pub(crate) struct Slot(CachePadded<Words>);
 struct Words {
     /// The deadline that the slot's thread armed last. The watchdog ignores a deadline in the past.
     deadline: AtomicU64,
-    /// The time at which the watchdog must look at the thread for reports. A time in the past is ignored.
+    /// The time at which the watchdog must look at the thread for reports. The watchdog ignores a time in the past.
     #[cfg(feature = "report")]
     look: AtomicU64,
     /// The operating system's number of the thread; 0 if no thread has the slot.
@@ -50,7 +51,8 @@ impl Slot {
 
     #[inline]
     pub(super) fn get(&self) -> u64 {
-        // Relaxed: the reader is the thread that wrote it, or the watchdog's scan, which has fences (`Watchdog::pass`).
+        // Relaxed: the reader is the thread that wrote the deadline, or the watchdog, which has fences
+        // (`Watchdog::pass`).
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
@@ -71,7 +73,8 @@ impl Slot {
         self.0.0.look.load(Ordering::Relaxed)
     }
 
-    /// Stores the time of the next look at the thread. The thread then arms it by `Watchdog::arm_look`.
+    /// Stores the time of the next look at the thread; `NEVER` for none. Alone this does not make the watchdog notice
+    /// the time: see `Watchdog::arm_look`.
     #[inline]
     pub(crate) fn set_look(&self, at: u64) {
         // Relaxed: as in `set`.
@@ -109,7 +112,6 @@ impl Slot {
         self.0.0.visit.store(record, Ordering::Relaxed);
     }
 
-    /// The address of the word that [`set_visit`](Self::set_visit) sets.
     pub(crate) fn visit_word(&self) -> usize {
         (&raw const self.0.0.visit).addr()
     }
@@ -121,7 +123,6 @@ impl Default for Slot {
     }
 }
 
-/// All slots ever made.
 pub(crate) type Slots = ChunkedVec<Slot>;
 
 impl Slots {

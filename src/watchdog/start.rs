@@ -1,9 +1,9 @@
 //! The start of the watchdog, and what happens when no thread can be had for it.
 //!
-//! Perhaps no thread could be had when a limit was armed. The limit must not be lost by that. So code that waits for a
-//! limit tries again and again to start the watchdog. A task is polled again at once, and each poll tries. A thread
-//! that sleeps wakes now and then, and tries. A check tries when it reads the clock. A pool's thread with nothing to do
-//! becomes the watchdog itself.
+//! A limit must act even if no thread could be had when the limit was armed. So code that waits for a limit tries again
+//! and again to start the watchdog. A task is polled again at once, and each poll tries. A thread that sleeps wakes now
+//! and then, and tries. A check tries when it reads the clock. A pool's thread with nothing to do becomes the watchdog
+//! itself.
 
 use super::arm::Watchdog;
 #[cfg(timebox_loom)]
@@ -17,7 +17,7 @@ use crate::time::{NEVER, clock};
 #[cfg(not(timebox_loom))]
 const TRY_EVERY: u64 = 1_000_000;
 
-/// How long a call waits for a watchdog that would interrupt it, in nanoseconds.
+/// Once the watchdog has been missing for this number of nanoseconds, calls no longer wait for it before they begin.
 #[cfg(not(timebox_loom))]
 const WORTH_WAITING: u64 = 1_000_000_000;
 
@@ -61,8 +61,8 @@ impl Watchdog {
         if !self.alarm.claim() {
             return true;
         }
-        // Relaxed, here and below: `try_at` only limits how often a start is tried. The alarm decides which thread may
-        // start the watchdog.
+        // Relaxed, here and below: `try_at` only limits how often a start is tried. The alarm makes sure that only one
+        // thread starts the watchdog.
         let is_time = clock::real_now() >= self.try_at.load(Ordering::Relaxed);
         if is_time && os::spawn("timebox-watchdog", || self.serve()).is_ok() {
             self.try_at.store(0, Ordering::Relaxed);
@@ -120,13 +120,14 @@ impl Watchdog {
         self.try_at.load(Ordering::Relaxed) != 0 && !self.alarm.is_reliable()
     }
 
-    /// `false` if no watchdog could be had for a second already. Then nobody should wait for one.
+    /// For a caller that has found the watchdog missing. `false` if it has been missing for a second: then do not wait
+    /// for it.
     pub(crate) fn is_worth_waiting_for(&'static self) -> bool {
         clock::real_now().saturating_sub(self.missing_since.load(Ordering::Relaxed)) < WORTH_WAITING
     }
 
-    /// Whether the watchdog is missing, so that the calling thread must become the watchdog. Called by threads of a pool that
-    /// have nothing to do. If this returns `true`, the thread must call [`step_in`](Self::step_in).
+    /// Called by threads of a pool that have nothing to do. `true` if the watchdog is missing and this thread must take
+    /// its place: then the thread must call [`step_in`](Self::step_in).
     pub(crate) fn needs_this_thread(&'static self) -> bool {
         self.is_missing() && self.alarm.start()
     }

@@ -59,7 +59,8 @@ pub(crate) struct Timers {
     /// Nobody allocates or frees memory while the heap is locked: the watchdog must not wait for a thread that is stuck
     /// in the allocator.
     heap: Mutex<Heap>,
-    /// Whether the watchdog has reset `earliest` and is about to look again. Only the watchdog uses it.
+    /// Whether the watchdog has reset `earliest`, and has yet to look at the timers that remain. Only the watchdog uses
+    /// this flag.
     is_in_look: AtomicBool,
 }
 
@@ -77,17 +78,17 @@ const _: () = assert!(GROUP as u64 <= Ticket::ROOM + 1);
 /// A timer that was due and was taken out.
 pub(crate) struct Due {
     deadline: u64,
-    /// Numbers the timers of a batch.
+    /// The timer's number in its batch. Sorting by it keeps timers with the same deadline in order.
     number: usize,
     pub(crate) waker: Waker,
 }
 
-/// A timer that was armed.
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
     group: &'static Group,
     /// Two numbers in one word, so that a timer stays in registers: the ticket of the timer's waker and, in the bits
-    /// that a ticket leaves free (`Ticket::ROOM`), the index of the timer's record in the group.
+    /// that a ticket leaves free (`Ticket::ROOM`), the index of the timer's record in the group. (For a timer on a mock
+    /// clock see `on_mock`.)
     place: u64,
 }
 
@@ -105,7 +106,8 @@ impl Default for Timers {
     }
 }
 
-/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise: invariant 1.
+/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise, because only the owner calls them
+/// (invariant 1).
 impl Timers {
     /// Puts a timer in. `Watchdog::announce` must follow.
     ///
@@ -117,7 +119,7 @@ impl Timers {
         let (group, at) = self.records.claim();
         let record = group.record(at);
         record.deadline.store(deadline, Ordering::Relaxed);
-        // SAFETY: invariant 2.
+        // SAFETY: invariant 2: nobody else puts a waker into a record that is in use.
         let ticket = unsafe { record.waker.put(waker) };
         if !group.is_listed(at) {
             self.list(group, at);
@@ -155,7 +157,8 @@ impl Timers {
         self.listed.store(0, Ordering::Relaxed);
     }
 
-    /// Locks the heap, which then has room for the nursery. Only this thread puts entries in, so the room stays.
+    /// Makes room for the nursery in the heap, and returns the locked heap. Only this thread puts entries in, so the
+    /// room stays while the heap is unlocked.
     fn heap_with_room(&self) -> MutexGuard<'_, Heap> {
         let heap = lock(&self.heap);
         let needed = heap.len() + NURSERY;
@@ -169,7 +172,7 @@ impl Timers {
         entries.append(&mut before);
         *heap = Heap::from(entries);
         drop(heap);
-        // Freed without the lock.
+        // The old memory is freed without the lock.
         drop(before);
         lock(&self.heap)
     }
@@ -196,8 +199,9 @@ impl Timers {
 }
 
 impl Timers {
-    /// The indices of the records in the nursery. The owner may empty and refill the nursery meanwhile. Then a record
-    /// may be in the heap by now, or may have been listed only after this began.
+    /// The indices of the records in the nursery. On another thread, the owner may empty and refill the nursery
+    /// meanwhile. Then the indices may be those of records that are in the heap by now, or that were listed after this
+    /// began.
     fn in_nursery(&self) -> impl Iterator<Item = u32> {
         // Acquire, twice: pairs with the Releases in `list`.
         let listed = self.listed.load(Ordering::Acquire) as usize;
@@ -206,7 +210,6 @@ impl Timers {
 }
 
 impl Timers {
-    /// No timer is due before this time.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn earliest(&self) -> u64 {
         // Relaxed: README, "Timers".
@@ -227,17 +230,16 @@ impl Timers {
         self.earliest.0.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Whether a look has begun that has not ended.
     pub(crate) fn is_in_look(&self) -> bool {
         self.is_in_look.load(Ordering::Relaxed)
     }
 
-    /// For a mutant.
+    /// Only for the mutant `ShortLook`.
     pub(crate) fn forget_look(&self) {
         self.is_in_look.store(false, Ordering::Relaxed);
     }
 
-    /// Looks at all timers, and lowers `earliest` to the earliest deadline.
+    /// Looks at all timers, and lowers `earliest` to the earliest deadline, or to an earlier time.
     pub(crate) fn end_look(&self) {
         let mut earliest = NEVER;
         for index in self.in_nursery() {
@@ -339,8 +341,8 @@ impl Timer {
         self.group.is_of_mocks().then_some(((self.place >> 32) as u32, self.place as u32))
     }
 
-    /// Takes the timer back. `None` if it has fired, or was armed before a fork, in the parent process. `own` are the
-    /// calling thread's timers.
+    /// Takes the timer back. `None` if it has fired, if the parent process armed it before a fork, or if it is on a
+    /// mock clock. `own` are the calling thread's timers; `None` if it has none.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn take(self, own: Option<&'static Timers>) -> Option<Waker> {
         if self.group.is_lost() {
@@ -355,8 +357,8 @@ impl Timer {
         Some(waker)
     }
 
-    /// Makes the timer wake another task. `false` if the timer is due or lost: then the caller must take the timer back, and
-    /// arm another.
+    /// Makes the timer wake another task. `false` if the timer is due, lost or on a mock clock. If it is due or lost,
+    /// the caller must arm another timer.
     pub(crate) fn replace(self, waker: &Waker) -> bool {
         if self.group.is_lost() {
             return false;

@@ -1,12 +1,13 @@
-//! A pool of one connection, and queries that are cancelled, settled and given back; or cut off, and discarded.
+//! A pool of one connection. A query over its limit is cancelled, and its connection goes back to the pool. If the
+//! query does not react to the cancel, its connection leaves the pool.
 //!
-//! It starts a PostgreSQL server of its own, or says that there is none on this machine.
+//! The example starts a PostgreSQL server of its own. If this machine has none, the example says so and ends.
 //!
 //! ```text
 //! cargo run -p timebox-databases --example pool_settle
 //! ```
 //!
-//! Every line it prints has been checked. The first thing that is not as the line says ends it with a non-zero status.
+//! The example checks each line before it prints the line. If a check fails, the example ends with a non-zero status.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -24,7 +25,6 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
 /// A query of two seconds. `naive` (below) drops it without a cancel. Then the next user of the connection waits until
 /// the query ends.

@@ -1,12 +1,12 @@
-//! PostgreSQL under a limit, sync and async: the query is cancelled at the server, and the connection is in step.
+//! PostgreSQL under a limit, in sync and in async code: the server cancels the query, and the connection stays usable.
 //!
-//! It starts a server of its own, or says that there is none on this machine.
+//! The example starts a server of its own. If this machine has none, the example says so and ends.
 //!
 //! ```text
 //! cargo run -p timebox-databases --example postgres_cancel
 //! ```
 //!
-//! Every line it prints has been checked. The first thing that is not as the line says ends it with a non-zero status.
+//! The example checks each line before it prints the line. If a check fails, the example ends with a non-zero status.
 
 use std::error::Error as _;
 use std::process::ExitCode;
@@ -26,7 +26,6 @@ use timebox_databases::server::Server;
 #[path = "support/showing.rs"]
 mod showing;
 
-/// How long the server may take to answer a cancelled query.
 const GRACE: Duration = Duration::from_secs(5);
 const ENDLESS: &str = "select pg_sleep(3600)";
 

@@ -4,7 +4,7 @@
 //! cargo run -p timebox-databases --example sqlite_interrupt
 //! ```
 //!
-//! Every line it prints has been checked. The first thing that is not as the line says ends it with a non-zero status.
+//! The example checks each line before it prints the line. If a check fails, the example ends with a non-zero status.
 
 use std::error::Error as _;
 use std::process::ExitCode;
@@ -39,7 +39,6 @@ fn number(connection: &Connection, query: &str) -> rusqlite::Result<i64> {
     connection.query_row(query, [], |row| row.get(0))
 }
 
-/// Whether the source of the error is SQLite's error for an interrupted statement.
 fn is_interrupt(error: &TimeoutError) -> bool {
     let said = error.source().and_then(|source| source.downcast_ref::<rusqlite::Error>());
     said.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::OperationInterrupted)

@@ -1,8 +1,8 @@
 //! Real servers for tests and examples, started from the machine's own binaries on free loopback ports.
 //!
-//! A server is the child of a small shell script, whose standard input is a pipe from here. The pipe is closed when the
-//! [`Server`] is dropped, or when this process ends in whatever way. Then the script stops the server and removes the
-//! server's folder.
+//! A server is the child of a small shell script. The script's standard input is a pipe from this process. The pipe
+//! closes when the [`Server`] is dropped, or when this process ends, however it ends. Then the script stops the server
+//! and removes the server's folder.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start on the slowest, busiest machine.
 const START: Duration = Duration::from_secs(120);
 
-/// What a server needs. The shell lines `prepare` and `run` find its binaries as `$1` and `$2`.
+/// A kind of server. The shell lines `prepare` and `run` get the paths of `binaries` as `$1` and `$2`.
 struct Kind {
     name: &'static str,
     binaries: [&'static str; 2],
@@ -35,7 +35,7 @@ const POSTGRES: Kind = Kind {
     prepare: r#"$AS "$2" -D data -U postgres -A trust --no-sync -E UTF8 --locale=C"#,
     run: r#"$AS "$1" -D data -c listen_addresses=127.0.0.1 -c port=$PORT -c unix_socket_directories= \
         -c fsync=off -c full_page_writes=off -c synchronous_commit=off"#,
-    stop: "QUIT", // after SIGKILL its shared memory would remain
+    stop: "QUIT", // after SIGKILL, PostgreSQL's shared memory would remain
 };
 
 const MARIADB: Kind = Kind {
@@ -74,7 +74,6 @@ const SCRIPT: &str = r#"
     exit 0
 "#;
 
-/// A running server. It stops when this value is dropped, or when this process ends.
 #[derive(Debug)]
 pub struct Server {
     port: u16,
@@ -116,22 +115,23 @@ impl Server {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The process of the server itself, for the tests in which it is killed.
+    /// The id of the server's own process, not of the script. Tests kill this process.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// If the machine has no such server, prints a line that says so, and returns `None`.
+    /// If the machine has no such server: panics if the environment sets `TIMEBOX_REQUIRE_SERVERS`. Otherwise prints a
+    /// line that names the missing program, and returns `None`.
     fn start(kind: &Kind, is_ready: impl Fn(u16) -> bool) -> Option<Self> {
         let found: Option<Vec<_>> = kind.binaries.iter().map(|name| find(name)).collect();
         let Some(binaries) = found else {
             let text = format!("{}: this machine has no {}", kind.name, kind.binaries.join(" or no "));
             assert!(env::var_os("TIMEBOX_REQUIRE_SERVERS").is_none(), "{text}");
-            // Not with `eprintln!`: a test captures what that macro prints.
+            // Not with `eprintln!`, because the test harness hides what that macro prints.
             writeln!(std::io::stderr(), "\nSKIPPED: {text}").expect("standard error is there");
             return None;
         };
-        // Another process may take the free port before the server does, so this is tried three times.
+        // Another process may take the free port before the server does, so the server is started up to three times.
         for _ in 0..3 {
             let server = Self::launch(kind, &binaries);
             if server.becomes_ready(&is_ready) {
@@ -187,7 +187,8 @@ impl Drop for Server {
     }
 }
 
-/// Whether a process has ended. A zombie, for which its parent has not waited yet, has ended too.
+/// Whether the process has ended. A zombie (its parent has not waited for it yet) counts as ended. Without `/proc`,
+/// `false`.
 fn is_gone(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return Path::new("/proc/self").exists();
@@ -210,7 +211,7 @@ fn find(binary: &str) -> Option<PathBuf> {
 /// words that make the server's command run as that user. `None` if this process is not root.
 #[cfg(unix)]
 fn unprivileged(kind: &Kind, folder: &Path) -> Option<String> {
-    // SAFETY: it only asks for a number.
+    // SAFETY: `geteuid` only returns a number.
     if unsafe { libc::geteuid() } != 0 {
         return None;
     }

@@ -17,7 +17,6 @@ pub(crate) struct Arguments {
     pub(crate) grace: Option<Time>,
     pub(crate) fallback: Option<Expr>,
     pub(crate) strict: bool,
-    /// The path of the crate `timebox`.
     pub(crate) timebox: Path,
 }
 
@@ -96,7 +95,6 @@ impl Parse for Arguments {
     }
 }
 
-/// Reads `= value`.
 fn value<T: Parse>(input: ParseStream<'_>, name: &Ident, argument: &mut Option<T>) -> Result<()> {
     if input.parse::<Token![=]>().is_err() {
         return Err(Error::new_spanned(name, format!("`{name}` needs a value: `{name} = ..`")));

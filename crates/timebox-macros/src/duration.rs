@@ -73,7 +73,7 @@ fn nanos_of(number: &str, unit: &str) -> Result<u128, String> {
     known.map(|(nanos, _)| *nanos).ok_or_else(|| format!("there is no unit `{unit}`: use {CHOICE}"))
 }
 
-/// Parses a decimal number of units. Returns nanoseconds: `unit` is the length of one unit.
+/// Parses a decimal number of units, and converts it to nanoseconds. `unit` is the length of one unit in nanoseconds.
 fn amount(number: &str, unit: u128) -> Result<u128, &'static str> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {

@@ -1,5 +1,3 @@
-//! The new body of a function.
-
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::{Error, Expr, Path, Result};
@@ -49,7 +47,7 @@ struct Expansion<'a> {
     arguments: &'a Arguments,
     body: &'a Group,
     output: &'a Output,
-    /// The trait `Fallible`, for the result of the function.
+    /// The tokens `<R as Fallible>`, where `R` is the type of the function's result.
     fallible: TokenStream,
 }
 
@@ -127,8 +125,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// If the body is nothing but `Box::pin(future)`: the path `Box::pin`, and the future. The crate `async-trait`
-    /// writes such bodies. This way the future is boxed only once.
+    /// If the body is only `Box::pin(future)`, returns the path `Box::pin` and the future, so that the future is boxed
+    /// only once. Otherwise returns `None`. The crate `async-trait` writes such bodies.
     fn boxed_by_body(&self) -> Option<(TokenStream, TokenStream)> {
         let mut tokens: Vec<TokenTree> = self.body.stream().into_iter().collect();
         let Some(TokenTree::Group(future)) = tokens.pop() else { return None };

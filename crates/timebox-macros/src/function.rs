@@ -1,5 +1,3 @@
-//! The function beneath the attribute.
-
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::parse::{Parse, ParseStream, Parser};
@@ -17,7 +15,6 @@ pub(crate) struct Function {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     pub(crate) signature: Signature,
-    /// In braces.
     pub(crate) body: Group,
 }
 
@@ -49,7 +46,8 @@ impl ToTokens for Function {
     }
 }
 
-/// The body in its braces. A macro puts an invisible group around its `$body:block`. This group is removed.
+/// Returns the body in its braces. A macro puts an invisible group around its `$body:block`; this removes the group.
+/// `None` if the token is not a block.
 fn braces(body: TokenTree) -> Option<Group> {
     let TokenTree::Group(body) = body else { return None };
     match body.delimiter() {

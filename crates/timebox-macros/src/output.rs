@@ -1,5 +1,3 @@
-//! The return type of a function.
-
 use quote::quote;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -102,7 +100,6 @@ fn types(of: &PathSegment) -> impl Iterator<Item = &Type> {
     })
 }
 
-/// The type as a body can write it: `_` for each `impl Trait`.
 fn without_impl_trait(output: &Type) -> Type {
     struct Inferred;
     impl VisitMut for Inferred {

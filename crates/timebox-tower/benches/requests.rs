@@ -1,10 +1,10 @@
-//! Measures what a limit on each request costs a trivial axum handler. The comparisons are no limit, and tower-http's
+//! Measures what a limit on each request costs a trivial axum handler, compared with no limit and with tower-http's
 //! `TimeoutLayer`. Also measures how soon the scope of a request is cancelled after its client goes away.
 //!
-//! One process, real sockets, in turns: each round runs every server for a short while, in another order. The server
-//! has one thread and the clients another. Only the processor time of the server's thread counts, since other load on
-//! the machine disturbs it least. Each figure is a median over the rounds; each comparison is the median of the
-//! quotients in one round.
+//! Everything runs in one process, over real sockets. Each round runs every server for a short while, in another order.
+//! The server has one thread and the clients another. Only the processor time of the server's thread counts, since
+//! other load on the machine disturbs it least. Each figure is a median over the rounds; each comparison is the median
+//! of the quotients in one round.
 //!
 //! `cargo bench -p timebox-tower --bench requests`
 
@@ -40,7 +40,8 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Serves on a thread of its own. `/processor` tells how much processor time that thread has used, in nanoseconds.
+/// Serves on a thread of its own. `/processor` answers with the processor time that this thread has used, in
+/// nanoseconds.
 fn serve(app: Router) -> SocketAddr {
     let (sender, address) = std::sync::mpsc::channel();
     thread::spawn(move || {
@@ -75,7 +76,7 @@ impl Client {
         Self(stream, vec![0; 4096])
     }
 
-    /// The body of the response, which comes in one piece.
+    /// Returns the body of the response. The response comes in one piece, so one read is enough.
     async fn get(&mut self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
         self.0.write_all(request.as_bytes()).await.expect("the server reads");
@@ -153,7 +154,6 @@ fn throughput() {
         for at in 0..servers.len() {
             let server = (at + round) % servers.len();
             let turn = servers[server].turn();
-            // The first round warms up.
             if round > 0 {
                 servers[server].turns.push(turn);
             }
@@ -212,7 +212,7 @@ fn calls() {
             least(tower_http().layer(handler)).await,
         ];
         show("a handler", plain);
-        // As `axum::serve` does: without a state, a router would make its layers anew for each call.
+        // `axum::serve` calls `with_state` too. Without it, a router would make its layers anew for each call.
         let routed = [
             least(app().layer(Identity::new()).with_state(())).await,
             least(app().layer(timebox()).with_state(())).await,

@@ -1,4 +1,4 @@
-//! A server of axum that bounds every request, and a client that asks it for what takes too long.
+//! A server of axum that limits every request, and a client whose requests take too long.
 //!
 //! ```text
 //! cargo run -p timebox-tower --example axum_server --features axum
@@ -27,7 +27,6 @@ use tokio::task::spawn_blocking;
 
 type AnyError = Box<dyn Error + Send + Sync>;
 
-/// Each request has so long.
 const LIMIT: Duration = Duration::from_millis(200);
 /// How long a handler may go on after its time is up, to clean up and to answer by itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -75,7 +74,6 @@ async fn stream() -> Body {
     Body::new(Chunks(receiver))
 }
 
-/// A body of the chunks that come from a channel.
 struct Chunks(mpsc::Receiver<Result<String, TimeoutError>>);
 
 impl http_body::Body for Chunks {
@@ -95,7 +93,7 @@ fn answer(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the layer answers: {error}")).into_response()
 }
 
-/// A handler for a client that goes away. Says when it runs, and then sends the reason for which the scope ended.
+/// Sends on `runs` when it runs. Later sends on `tell` the reason for which its scope ended.
 fn forsaken(runs: mpsc::Sender<()>, tell: oneshot::Sender<Option<String>>) -> MethodRouter {
     let tell = Arc::new(Mutex::new(Some(tell)));
     get(async move || {

@@ -33,10 +33,11 @@ mod sealed {
 #[non_exhaustive]
 pub struct Fail;
 
-/// The service answers with what a closure makes of the error: [`TimeoutLayer::respond_with`](crate::TimeoutLayer::respond_with).
+/// The service answers with the response that a closure makes of the error: see
+/// [`TimeoutLayer::respond_with`](crate::TimeoutLayer::respond_with).
 pub struct Respond<Res>(Arc<dyn Fn(&TimeoutError) -> Res + Send + Sync>);
 
-/// The service answers with a status of gRPC:
+/// The service answers with a status of gRPC: see
 /// [`TimeoutLayer::respond_with_grpc_status`](crate::TimeoutLayer::respond_with_grpc_status).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -16,12 +16,13 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A body with a limit on the whole, and another on the silence between two frames.
 ///
-/// [`TimeoutLayer`](crate::TimeoutLayer) makes a `TimeoutBody` of each response, in the scope of the request. One that
-/// you make by hand limits the body of a request, or of a response that a client reads.
+/// [`TimeoutLayer`](crate::TimeoutLayer) makes a `TimeoutBody` of each response, in the scope of the request. A
+/// `TimeoutBody` that you make by hand limits the body of a request, or of a response that a client reads.
 ///
 /// The scope is open in each poll of the inner body, and in its drop. When time is up, the inner body is dropped, and
-/// the last frame is an error. [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit in this error. If
-/// the body is dropped before its end, its scope is cancelled.
+/// the last frame is an error, or with [`respond_with_grpc_status`](crate::TimeoutLayer::respond_with_grpc_status) the
+/// trailers. [`TimeoutError::find`](timebox::TimeoutError::find) finds the limit in the error. If the body is dropped
+/// before its end, its scope is cancelled.
 ///
 /// A limit acts while somebody polls the body. A server does not poll while its client does not read. Then the scope is
 /// over in time, for its tasks, hooks and handles. But the inner body stays until the server drops it. So limit the
@@ -29,7 +30,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// # Examples
 ///
-/// A request body of ten seconds, of which no more than one may pass in silence:
+/// A request body that may take ten seconds in all, and may be silent for one second:
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -67,8 +68,8 @@ impl<B> TimeoutBody<B> {
         Self { body: Some(body), scope: Some(scope), left: None }
     }
 
-    /// Limits the silence before the first frame, and between two frames. The silence begins with the first poll for a
-    /// frame. So the time before this poll does not count.
+    /// Limits the silence before the first frame, and between two frames. Silence is measured from the first poll for a
+    /// frame.
     pub fn idle(mut self, duration: Duration) -> Self {
         if let Some(scope) = &mut self.scope {
             scope.idle = Some(duration);
@@ -100,14 +101,14 @@ impl<B> TimeoutBody<B> {
     }
 }
 
-/// Without a limit.
+/// The body has no limit.
 impl<B: Default> Default for TimeoutBody<B> {
     fn default() -> Self {
         Self::unscoped(B::default())
     }
 }
 
-/// Without a limit.
+/// The body has no limit.
 impl<B: From<String>> From<String> for TimeoutBody<B> {
     fn from(text: String) -> Self {
         Self::unscoped(B::from(text))

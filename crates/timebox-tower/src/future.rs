@@ -19,7 +19,8 @@ pub struct ResponseFuture<F, Res: Reply, A> {
     /// `None` if the service was not called, or once the inner future is done or dropped.
     #[pin]
     future: Option<F>,
-    /// `None` if the request is exempt or refused, or once the inner future is done, or dropped at the scope's error.
+    /// `None` if the request is exempt or refused. Also `None` once the inner future is done, or was dropped because
+    /// the scope was over.
     scope: Option<RequestScope>,
     early: Option<Box<Early<Res::Scoped>>>,
     answer: A,
@@ -62,7 +63,7 @@ where
         let mut poll = |cx: &mut Context<'_>| match this.future.as_mut().as_pin_mut() {
             Some(future) => {
                 let output = ready!(future.poll(cx));
-                // Drops the future while the scope, if there is one, is still entered.
+                // Drops the future here, so that the drop runs in the scope (if there is a scope).
                 this.future.set(None);
                 Poll::Ready(output)
             }

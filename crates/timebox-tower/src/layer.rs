@@ -26,9 +26,9 @@ use crate::settings::Settings;
 /// **A client that goes away** cancels the scope, for the reason [`CLIENT_GONE`](crate::CLIENT_GONE): the server drops the future,
 /// and the tasks and threads that have entered the scope by a handle stop.
 ///
-/// Two times do not count. The first is the wait in the service's `poll_ready`, for example for a concurrency limit
-/// inside. The second is what comes after `101 Switching Protocols`. A websocket is a task of its own: limit it with
-/// [`timebox::future`].
+/// Two times do not count towards the limit. The first is the wait in the service's `poll_ready`, for example for a
+/// concurrency limit inside. The second is what comes after `101 Switching Protocols`. A websocket is a task of its
+/// own: limit it with [`timebox::future`].
 ///
 /// The type of the requests, `Req`, follows from the closures or from the service. So one layer is for one type of
 /// requests.
@@ -53,7 +53,7 @@ use crate::settings::Settings;
 /// # let _ = app;
 /// ```
 ///
-/// Around any service. The error of this one is `BoxError`:
+/// Around any service. The service of this example has the error `BoxError`:
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -89,8 +89,8 @@ impl<Req> TimeoutLayer<Req> {
 }
 
 impl<Req, A> TimeoutLayer<Req, A> {
-    /// The limit of a request, instead of the one given to [`new`](Self::new). The closure may return a `Duration`, an `Option`
-    /// of it, or whatever else is a [`Limit`].
+    /// Sets the limit of each request, in place of the limit that [`new`](Self::new) got. The closure may return a
+    /// `Duration`, an `Option<Duration>`, or whatever else is a [`Limit`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -131,7 +131,7 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// For how long a handler is still polled after its time is up, so that it can roll back and answer by itself. Its
+    /// Sets how long a handler is polled after its time is up, so that it can roll back and answer by itself. Its
     /// response is sent, however late. If the client goes away, the handler's future is dropped without a grace.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
@@ -155,9 +155,9 @@ impl<Req, A> TimeoutLayer<Req, A> {
         self
     }
 
-    /// Reports each request that takes so long, with [its fields](crate::Call::describe): the method, the path without
-    /// the query, the peer, and `x-request-id`. (The peer needs the feature `axum`, and axum's `ConnectInfo`.) No other
-    /// header is shown. [`timebox_with`](Self::timebox_with) adds what you ask for.
+    /// Reports each request that takes longer than this, with [its fields](crate::Call::describe): the method, the path
+    /// without the query, the peer, and `x-request-id`. (The peer needs the feature `axum`, and axum's `ConnectInfo`.)
+    /// No other header is shown. [`timebox_with`](Self::timebox_with) adds other fields.
     ///
     /// Reports go where the [policy](timebox::report::Policy) says. With the limit `Limit::NONE` the layer only reports:
     ///
@@ -212,7 +212,7 @@ impl<Req, A> TimeoutLayer<Req, A> {
     /// If a request is not done in time, answers with what the closure returns, instead of an error. So the error type
     /// of the service stays as it is, and axum's `Router::layer` needs no `HandleErrorLayer`.
     ///
-    /// The answer is a response of the service's own type. [`respond`](crate::respond) has some ready.
+    /// The answer is a response of the service's own type. [`respond`](crate::respond) has ready-made answers.
     ///
     /// A streamed body whose time is up ends with an error: the status has been sent by then.
     pub fn respond_with<Res>(

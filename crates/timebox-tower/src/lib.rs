@@ -29,7 +29,7 @@
 //!
 //! - The scope of a request is open in the service's `call`, in each poll of its future and of the response's body, and in their
 //!   drop: in handlers, extractors, and the layers within. [`timebox::handle`] takes it to tasks and threads.
-//! - It begins with the call, and ends with the last frame of the body.
+//! - The scope begins with the call, and ends with the last frame of the body.
 //! - What is ready wins over the limit. A handler that answers in its grace is not overruled.
 //! - A client that goes away cancels the scope, for the reason [`CLIENT_GONE`].
 //! - The service within is called as it is: not cloned, not boxed, and its readiness passes through.
@@ -79,12 +79,10 @@ pub use service::TimeoutService;
 #[doc = include_str!("../README.md")]
 mod readme {}
 
-/// Makes doc tests of a page of the guide of `timebox`.
 #[cfg(doctest)]
 #[doc = include_str!("../../../src/guide/requests.md")]
 mod requests {}
 
-/// Makes doc tests of a page of the guide of `timebox`.
 #[cfg(doctest)]
 #[doc = include_str!("../../../src/guide/deadlines.md")]
 mod deadlines {}

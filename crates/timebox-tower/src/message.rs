@@ -54,7 +54,8 @@ pub trait Call {
         timebox
     }
 
-    /// The headers in which a deadline may [travel](crate::TimeoutLayer::propagate).
+    /// The headers in which a deadline may [travel](crate::TimeoutLayer::propagate). `None` if the request has no
+    /// headers.
     fn headers(&self) -> Option<&HeaderMap> {
         None
     }
@@ -66,7 +67,7 @@ pub trait Call {
         None
     }
 
-    /// Whether nobody will read the body of the response. Of an HTTP request: whether it is a `HEAD`.
+    /// Whether nobody will read the body of the response. For an HTTP request: `true` if the method is `HEAD`.
     fn is_bodiless(&self) -> bool {
         false
     }
@@ -80,8 +81,8 @@ pub trait Reply: Sized {
     /// The response of the limited service.
     type Scoped;
 
-    /// Turns a response that the service gave in time into one that keeps `scope`. Produce the rest of the response in
-    /// `scope`.
+    /// Turns a response that the service gave in time into a response that keeps `scope`. Produce the rest of the
+    /// response in `scope`.
     fn scoped(self, scope: RequestScope) -> Self::Scoped;
 
     /// Makes a response that has no scope: the service's response to an exempt request, or the layer's answer to a

@@ -24,8 +24,8 @@ use rate::Rate;
 ///
 /// The token comes as the query parameter `__profile`, or in the header `x-profile`. Keep it secret. **Who knows the
 /// token may see the names of your functions**, and may make the server work. A request without the right token is
-/// passed on as it is. Its client cannot find out whether there is a token. It costs a look at its headers and its
-/// query.
+/// passed on as it is: the layer only reads its headers and its query. Its client cannot find out whether there is a
+/// token.
 ///
 /// The service inside never sees the token: the header, or the parameter of the query, is removed from the request. Put
 /// the layer outside of layers that log requests, and outside of [`TimeoutLayer`](crate::TimeoutLayer).
@@ -119,8 +119,8 @@ impl ProfileLayer {
         self
     }
 
-    /// Sets how many requests are profiled in any minute, and how many at a time: 10 unless set. Further requests with
-    /// the right token are answered with `429 Too Many Requests`. All clones of the layer count together.
+    /// Sets how many requests may be profiled in any minute, and also at the same time: 10 unless set. Further requests
+    /// with the right token are answered with `429 Too Many Requests`. All clones of the layer count together.
     pub fn per_minute(mut self, requests: u32) -> Self {
         self.settings.rate = Rate::new(requests);
         self
@@ -178,7 +178,7 @@ impl fmt::Debug for ProfileLayer {
 }
 
 impl Settings {
-    /// Without the token.
+    /// Does not show the token, because it is secret.
     fn debug(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
         f.debug_struct(name)
             .field("is_on", &self.access.is_on())
@@ -189,7 +189,6 @@ impl Settings {
     }
 }
 
-/// The profile as an answer.
 fn drawn<B: From<String>>(report: &ProfileReport) -> Response<B> {
     use http::HeaderValue;
     use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -210,7 +209,7 @@ fn undrawn<B: From<String>>() -> Response<B> {
     response
 }
 
-/// A request above the rate.
+/// The answer to a request above the rate.
 fn refusal<B: From<String>>(wait: Duration) -> Response<B> {
     let seconds = wait.as_secs() + 1;
     let mut response = Response::new(B::from(format!("too many profiles: try again in {seconds} s\n")));

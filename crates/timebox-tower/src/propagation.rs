@@ -19,9 +19,9 @@ use problem::Problem;
 
 /// How a deadline travels with a request: the header, and its format.
 ///
-/// The header holds the time that is left, not an instant, since the clocks of two machines differ. So a receiver's deadline
-/// is later than the sender's by the time that the request was on its way. The sender's
-/// [allowance](crate::DeadlineLayer::allowance) covers that.
+/// The header holds the time that is left, not an instant, since the clocks of two machines differ. So a receiver's
+/// deadline is later than the sender's by the time that the request was on its way. The sender's
+/// [allowance](crate::DeadlineLayer::allowance) makes up for this time.
 ///
 /// # Absent, zero and infinite
 ///
@@ -128,7 +128,7 @@ impl Propagation {
         Ok(self.remaining_of(headers)?.map(Limit::from))
     }
 
-    /// The time that is left to a request with these headers.
+    /// The time that a request with these headers has left. `None` if they hold no deadline.
     pub(crate) fn remaining_of(&self, headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
         let mut lines = headers.get_all(&self.header).iter();
         let Some(value) = lines.next() else { return Ok(None) };

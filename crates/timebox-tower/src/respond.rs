@@ -31,7 +31,7 @@ pub fn service_unavailable<B: Default>(
     }
 }
 
-/// `504 Gateway Timeout`: a server on which this one relies was too slow.
+/// `504 Gateway Timeout`: a server on which this server relies was too slow.
 ///
 /// # Examples
 ///

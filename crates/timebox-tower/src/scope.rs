@@ -140,7 +140,6 @@ impl RequestScope {
         polled
     }
 
-    /// Polls for the next frame of the body, within the limit of the request and the limit on silence.
     pub(crate) fn poll_frame<T>(
         &mut self,
         cx: &mut Context<'_>,

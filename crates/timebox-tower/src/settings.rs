@@ -51,7 +51,8 @@ impl<Req> Settings<Req> {
 }
 
 impl<Req: Call> Settings<Req> {
-    /// The limit that the request asks for. `None` if there is none, or if clients may not ask.
+    /// The limit that the request asks for. `None` if it asks for no limit, or if the layer reads no deadlines of
+    /// clients.
     pub(crate) fn incoming(&self, request: &Req) -> Result<Option<Limit>, Malformed> {
         match (&self.propagation, request.headers()) {
             (Some(propagation), Some(headers)) => propagation.deadline_of(headers),

@@ -1,4 +1,4 @@
-//! What outgoing calls carry.
+//! The deadline that outgoing calls carry.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -145,7 +145,6 @@ async fn a_call_without_time_is_not_made() {
     assert!(error.is_timeout() && error.overshoot().is_zero());
     assert_eq!(error.limit(), Some(LONG / 2));
 
-    // In a grace.
     let graced = Timebox::new(Duration::from_millis(1)).grace(LONG).run_future_value(async {
         let _over = future::sleep(LONG).await;
         layer().layer(uncalled()).oneshot(request(&["100"])).await
@@ -206,7 +205,7 @@ async fn an_error_of_the_client_is_the_error_of_the_call() {
     let error = layer().layer(client).oneshot(request(&[])).await.unwrap_err();
     assert!(error.is::<OutOfReach>());
 
-    // Boxed already.
+    // An error that is already boxed is not boxed again.
     let client = service_fn(async |_: Request<()>| Err::<(), BoxError>(OutOfReach.into()));
     let error = layer().layer(client).oneshot(request(&[])).await.unwrap_err();
     assert!(error.is::<OutOfReach>());

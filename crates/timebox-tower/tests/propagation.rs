@@ -1,4 +1,4 @@
-//! Headers that a client sends, hostile ones too.
+//! Headers that a client sends, even a hostile client.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -27,16 +27,16 @@ fn count(bytes: usize) {
     let _gone = ALLOCATED.try_with(|allocated| allocated.set(allocated.get() + bytes));
 }
 
-// SAFETY: `System` does the work.
+// SAFETY: each method passes its arguments on to `System`, which keeps the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller keeps the promise.
+        // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the promise.
+        // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -163,7 +163,7 @@ fn a_name_that_is_none_is_the_programmers_mistake() {
     let _ = Propagation::header("no name");
 }
 
-/// Values that someone may send, with what they mean to gRPC, in nanoseconds; `None` if they mean nothing.
+/// Values of a header of gRPC, and what they mean, in nanoseconds. `None` if they mean nothing.
 const OF_GRPC: [(&[u8], Option<u64>); 40] = [
     (b"0n", Some(0)),
     (b"0H", Some(0)),
@@ -342,7 +342,8 @@ fn two_hundred_values_made_by_hand_are_read_or_clearly_refused() {
     assert_eq!(tried, 220);
 }
 
-/// Whether gRPC's grammar allows the value. Written in another way than in the crate, to check the crate.
+/// Whether gRPC's grammar allows the value. It is checked here in another way than in the crate, so that a mistake in
+/// the crate shows.
 fn is_grpc(value: &[u8]) -> bool {
     (2..=9).contains(&value.len())
         && value.is_ascii()

@@ -28,8 +28,8 @@ use crate::time::{NEVER, nanos};
 /// # Errors
 ///
 /// The error of the resolver, or of the last address. If the scope is over: an error of the kind
-/// [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside, whose source is the error
-/// of the resolver or of the last address, if there was one.
+/// [`TimedOut`](io::ErrorKind::TimedOut) with the [`TimeoutError`](crate::TimeoutError) inside. If the resolver or the
+/// last address has failed, that failure is the source of the `TimeoutError`.
 ///
 /// # Examples
 ///
@@ -62,7 +62,6 @@ pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<TcpStream> {
     })
 }
 
-/// Resolves a name. Nothing can interrupt the resolver.
 pub(super) fn resolve(
     scope: Option<&Scope>,
     location: &'static Location<'static>,
@@ -84,9 +83,9 @@ fn unless_over(scope: Option<&Scope>, location: &'static Location<'static>, erro
     }
 }
 
-/// When the attempt at the next address must end. Each of the `addresses` that are left (the next one included) gets
-/// the same share of the time. [`NEVER`] for the last address, since the scope itself ends that attempt, and if the
-/// scope has no deadline.
+/// The time at which the attempt at the next address must end. `addresses` is the number of addresses that are left,
+/// including the next address. Each of them gets the same share of the time. [`NEVER`] for the last address, because
+/// the scope ends that attempt. [`NEVER`] also if the scope has no deadline.
 fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     match scope.remaining() {
         Some(left) if addresses > 1 => {
@@ -97,7 +96,8 @@ fn end_of_share(scope: &Scope, addresses: usize) -> u64 {
     }
 }
 
-/// Connects to one address. The outer error ends all attempts, the inner one only this attempt.
+/// Connects to one address. `Err` ends all attempts. `Ok(Err(_))` ends only this attempt, so the next address may be
+/// tried.
 fn connect_to(address: &SocketAddr, poller: &Poller<'_>, until: u64) -> io::Result<io::Result<TcpStream>> {
     let stream = match begin(address) {
         Ok(stream) => stream,
@@ -138,7 +138,7 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Accepts a connection, waiting for one no longer than the scope lasts.
+/// Accepts a connection. Waits for a connection no longer than the scope lasts.
 ///
 /// If several threads accept from one listener, the listener must be non-blocking: otherwise a thread blocks beyond its
 /// scope if another thread takes the connection. This function waits for a connection in both modes. The stream is a
@@ -146,8 +146,8 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// The errors of the listener. If the scope is over: an error of the kind [`TimedOut`](io::ErrorKind::TimedOut), with the
-/// [`TimeoutError`](crate::TimeoutError) inside.
+/// The errors of the listener. If the scope is over: an error of the kind [`TimedOut`](io::ErrorKind::TimedOut), with
+/// the [`TimeoutError`](crate::TimeoutError) inside.
 ///
 /// # Examples
 ///
@@ -183,8 +183,8 @@ pub trait Listener: AsFd {
     fn accept_one(&self, _: Sealed) -> io::Result<(Self::Stream, Self::Address)>;
 }
 
-/// The argument that seals [`Listener`]. Other crates can neither name nor make a `Sealed`, so they can neither implement
-/// the trait nor call its method.
+/// The argument that seals [`Listener`]. Other crates can neither name nor make a `Sealed`, so they cannot implement
+/// the trait or call its method.
 #[derive(Debug)]
 #[non_exhaustive]
 #[allow(unnameable_types)]
@@ -196,7 +196,7 @@ impl Listener for TcpListener {
 
     fn accept_one(&self, _: Sealed) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, address) = self.accept()?;
-        // On some systems the stream is non-blocking if the listener is.
+        // On some systems the stream is non-blocking if the listener is non-blocking.
         stream.set_nonblocking(false)?;
         Ok((stream, address))
     }

@@ -1,5 +1,3 @@
-//! System calls on a descriptor. Such a call waits no longer than the scope lasts.
-
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::panic::Location;
@@ -35,8 +33,8 @@ pub(super) enum Mode {
 }
 
 impl Descriptor<'_> {
-    /// Makes a system call as soon as it can be made without blocking. Fails if the scope is over first. Outside of
-    /// all scopes the system call may block.
+    /// Makes a system call as soon as the call does not block. Fails if the scope is over before that. Outside of all
+    /// scopes the system call may block.
     pub(super) fn call<R>(
         &self,
         events: PollFlags,
@@ -88,8 +86,8 @@ impl Read for Descriptor<'_> {
     }
 }
 
-/// The flag that keeps `send` from raising SIGPIPE. Apple's systems have no such flag. There std sets an option of
-/// the socket that does the same.
+/// Keeps `send` from raising SIGPIPE. Apple's systems have no such flag, so there std sets an option of the socket for
+/// the same purpose.
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
@@ -99,7 +97,7 @@ impl Write for Descriptor<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         // Apple's systems ignore `MSG_DONTWAIT` in `send`, so a `poll` must come before the call.
         let has_flag = self.is_socket && !cfg!(target_vendor = "apple");
-        // An empty buffer may be an empty datagram, so on a socket the call is made even then.
+        // On a socket, the call is made even with an empty buffer, because an empty buffer may be an empty datagram.
         let mode = if buffer.is_empty() && !self.is_socket {
             Mode::Empty
         } else if has_flag {

@@ -24,8 +24,8 @@
 //! assert_eq!(stream.read(&mut buffer).unwrap(), 4);
 //! ```
 //!
-//! [`connect`], [`accept`], [`recv_from`](Timed::recv_from) and [`send_to`](Timed::send_to) wait no longer than the
-//! scope lasts either. [`readable`] and [`writable`] wait for any other descriptor.
+//! [`connect`], [`accept`], [`recv_from`](Timed::recv_from) and [`send_to`](Timed::send_to) also wait no longer than
+//! the scope lasts. [`readable`] and [`writable`] wait for any other descriptor.
 //!
 //! # Half a frame
 //!

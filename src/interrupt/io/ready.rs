@@ -1,5 +1,3 @@
-//! Waits for a descriptor that other code reads from or writes to.
-
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::Location;

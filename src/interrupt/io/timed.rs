@@ -1,5 +1,3 @@
-//! Streams whose reads and writes end with the scope.
-
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::Location;
@@ -10,8 +8,8 @@ use super::descriptor::Descriptor;
 
 /// A stream whose reads and writes end with the scope.
 ///
-/// It wraps sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of all
-/// scopes, a read or write is a plain system call. In a scope:
+/// `Timed` wraps sockets, pipes, terminals, and everything else with a file descriptor that can be polled. Outside of
+/// all scopes, a read or write is a plain system call. In a scope:
 ///
 /// - each call is an interruption point;
 /// - a call waits even if the descriptor is non-blocking, and a signal does not end the wait;
@@ -86,8 +84,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements all methods of `Read` and `Write`, even those with a default. A default method calls the required ones
-/// from std, and then an error would name a line of std as the place of the call.
+/// Implements `Read` and `Write`. `read_exact`, `read_to_end`, `read_to_string` and `write_all` have defaults in std.
+/// But these defaults call `read` or `write` from std, so an error would name a line of std as the place of the call.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {

@@ -1,5 +1,3 @@
-//! The output of a command that has ended.
-
 use std::fmt;
 use std::process::{ExitStatus, Output};
 

@@ -1,5 +1,3 @@
-//! Why a command did not run to its end.
-
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -95,8 +93,8 @@ pub struct Stopped {
     pub stderr: Vec<u8>,
     /// Whether `stderr` may be incomplete, for the same reasons as [`stdout_cut`](Self::stdout_cut).
     pub stderr_cut: bool,
-    /// The exit status. `None` if the command was not started, or has not ended: because this program may not signal
-    /// it, or because not even SIGKILL ends it. It is reaped when it ends.
+    /// The exit status. `None` if the command was not started, or has not ended. A command that has not ended belongs
+    /// to another user, or not even SIGKILL ends it. It is reaped when it ends.
     pub status: Option<ExitStatus>,
     /// The signal that suspended the command, if the command was suspended at the end of the scope. A suspended
     /// command does nothing, so a longer limit may not help.

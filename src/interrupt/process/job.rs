@@ -26,8 +26,8 @@ use crate::sync::os;
 use crate::sync::signal::signal_with_group;
 use crate::time::{NEVER, nanos};
 
-/// How long to wait for killed processes to end. A process in a call to a dead disk or driver may never end, so the
-/// wait needs a limit.
+/// How long to wait for killed processes to end. A process that is in a call to a dead disk or driver may never end, so
+/// the wait needs a limit.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 /// The shortest and the longest pause between two checks of a process, if no descriptor reports the end of the
 /// process. Each pause is twice as long as the pause before.
@@ -35,7 +35,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_micros(500), Duration::from
 /// The longest pause between two checks whether a child is suspended.
 const SUSPENDED_PAUSE: Duration = Duration::from_millis(250);
 
-/// How to run a command.
 pub(super) struct Plan<'r> {
     pub(super) group: Group,
     pub(super) dies_with_parent: bool,
@@ -129,8 +128,8 @@ impl<'r> Job<'r> {
     }
 
     /// Reads the outputs and writes the input until the child has ended and its outputs are closed. If other processes
-    /// hold the outputs open, this ends `linger` after the child's end. It ends earlier if the command writes too much,
-    /// or is suspended because it used the terminal.
+    /// hold the outputs open, this ends `linger` after the child's end. If the command writes too much, or is suspended
+    /// because it used the terminal, this ends at once. `Err` if the scope is over or a pipe fails.
     pub(super) fn attend(&mut self, poller: &Poller<'_>, linger: Duration) -> io::Result<Attended> {
         loop {
             if self.ended.is_some() && self.stdout.is_closed() && self.stderr.is_closed() {
@@ -159,7 +158,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// When to check the child, even if no descriptor is ready by then. Each call doubles the pause.
+    /// The time of the next check of the child, in case no descriptor is ready by then. Each call doubles the pause.
     fn next_look(&mut self) -> u64 {
         let most = if self.pidfd.is_some() { SUSPENDED_PAUSE } else { PAUSES.1 };
         let pause = self.pause.min(most);
@@ -168,7 +167,7 @@ impl<'r> Job<'r> {
     }
 
     /// Waits until a pipe is ready, or the child has ended, or `member` (another process of the group) has ended. Then
-    /// reads and writes the pipes that are ready. The input counts only if `feeds` is set. Returns `false` if `until`
+    /// reads and writes the pipes that are ready. Writes no input if `feeds` is `false`. Returns `Ok(false)` if `until`
     /// came first.
     fn serve(
         &mut self,
@@ -208,7 +207,7 @@ impl<'r> Job<'r> {
 
     fn look_for_end(&mut self) {
         let has_ended = os::has_ended(self.pid);
-        // An error means that other code has reaped the child.
+        // `has_ended` fails if other code has reaped the child.
         self.lost = has_ended.is_err();
         if has_ended.unwrap_or(true) {
             self.ended = Some(os::monotonic_nanos());
@@ -233,8 +232,8 @@ impl<'r> Job<'r> {
         [&mut self.stdout, &mut self.stderr].map(|output| std::mem::take(output).finish())
     }
 
-    /// Sends SIGTERM to the group, and SIGKILL after the grace. Reads the outputs meanwhile. The input stays open,
-    /// because the command would take a closed input for the end of its data.
+    /// Sends SIGTERM to the group, and SIGKILL to the processes that have not ended after the grace. Reads the outputs
+    /// meanwhile. The input stays open, because the command would take a closed input for the end of its data.
     pub(super) fn stop(mut self, location: &'static Location<'static>, grace: Duration) -> StoppedJob {
         if self.ended.is_none() {
             self.look_for_end();
@@ -287,7 +286,7 @@ impl<'r> Job<'r> {
         }
     }
 
-    /// Like the function `survivors`. But the child counts too, until it has ended.
+    /// Like the function `survivors`. A child that has not ended is a survivor, unless this program may not signal it.
     fn survivors(&mut self) -> Survivors {
         if self.lost {
             return Survivors::None;
@@ -324,8 +323,8 @@ impl Drop for Job<'_> {
     }
 }
 
-/// Opens a descriptor that becomes ready when the process ends. `None` if that fails, or if the system has no such
-/// descriptors.
+/// Opens a descriptor that is ready once the process has ended. `None` if the system has no such descriptors, or the
+/// call fails.
 fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
     return rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();

@@ -1,8 +1,8 @@
 //! Kills a command when this program ends, even if this program is killed.
 //!
-//! This program starts a shell that reads from a pipe, and holds the other end of the pipe. When the program has
-//! ended, the pipe closes, and the shell kills the command, with its group if the command leads one. The shell is in
-//! a group of its own, so signals from a terminal do not reach the shell.
+//! This program starts a shell and holds one end of a pipe. The shell reads from the other end. When this program has
+//! ended, the pipe closes, and the shell kills the command, with its group if the command leads one. The shell is in a
+//! group of its own, so signals from a terminal do not reach the shell.
 //!
 //! This program reaps the command only after it has killed the shell. Until then no other process can get the command's
 //! number, so the shell cannot kill another process. There is one exception: this program is killed just after the
@@ -24,7 +24,7 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
-    /// Starts the shell, before the command. Later the pipe tells the shell which command it may have to kill.
+    /// Starts the shell. The command is started afterwards, and its number then goes through the pipe.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, pipe) = io::pipe()?;
         let shell = Command::new("/bin/sh")
@@ -45,8 +45,8 @@ impl Lifeline {
     }
 
     /// The pipe to the shell. The child writes its own number to this pipe before `exec`. If this program wrote the
-    /// number, it could be killed between `fork` and the write, and then nothing would kill the command. Until `exec`
-    /// the child holds the pipe open too, so the shell gets the number before it finds the pipe closed.
+    /// number, it could be killed between `fork` and the write, and then nothing would kill the command. The child
+    /// holds the pipe open until `exec`, so the shell gets the number before it finds the pipe closed.
     pub(super) fn pipe(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }

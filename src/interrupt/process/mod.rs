@@ -44,12 +44,13 @@
 //! # The deadline
 //!
 //! In a scope with a deadline, the command gets that deadline in the environment variable
-//! [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE). A command that uses this crate can so end in time by itself: it reads
-//! the variable with [`Deadline::from_env`](crate::Deadline::from_env), and runs its work in a scope with that deadline.
-//! [`Run::allowance`] makes the command's deadline earlier, so that it ends before it is signalled. If the variable has
-//! an earlier deadline already, set for this command or inherited by this program, that one stays. Other commands ignore
-//! the variable, and pass it on to the processes that they start. A command with `env_clear` or `env_remove` gets the deadline
-//! too: [`Run::without_deadline`] leaves the variable to the `Command`.
+//! [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE). A command that uses this crate can so end in time by itself: it
+//! reads the variable with [`Deadline::from_env`](crate::Deadline::from_env), and runs its work in a scope with that
+//! deadline. [`Run::allowance`] makes the command's deadline earlier, so that the command ends before it is signalled.
+//! The variable may already have an earlier deadline, set for this command or inherited by this program: then the
+//! earlier deadline stays. Other commands ignore the variable, and pass it on to the processes that they start. A
+//! command with `env_clear` or `env_remove` gets the deadline too: [`Run::without_deadline`] leaves the variable to the
+//! `Command`.
 //!
 //! # Other code that waits for children
 //!

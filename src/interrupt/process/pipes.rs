@@ -1,6 +1,6 @@
 //! The pipes of a command: its two outputs and its input.
 //!
-//! This program's ends are non-blocking. The command's own ends are not.
+//! This program's ends of the pipes are non-blocking. The command's ends are blocking.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +30,6 @@ pub(super) struct Kept {
     pub(super) cut: bool,
 }
 
-/// The standard output or standard error of a command.
 pub(super) struct Output {
     /// `None` after the end of the file, and if the output is not captured.
     pipe: Option<PipeReader>,
@@ -89,8 +88,7 @@ impl Output {
         Ok(length)
     }
 
-    /// Reads the bytes that are in the pipe already. Stops after about `PIPE_SIZE` bytes, because a process may go on
-    /// writing.
+    /// Reads what is in the pipe now. Stops after about `PIPE_SIZE` bytes, because a process may go on writing.
     pub(super) fn drain(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         let mut left = PIPE_SIZE;
         while left > 0 {
@@ -109,7 +107,7 @@ impl Output {
 
 #[derive(Default)]
 pub(super) struct Input<'r> {
-    /// `None` once all bytes are written, or the command has closed its end of the pipe.
+    /// `None` if there is no pipe, once all bytes are written, or once the command has closed its end.
     pipe: Option<PipeWriter>,
     source: Option<Box<dyn Read + Send + 'r>>,
     /// Bytes from the source. The first `written` bytes are in the pipe already.
@@ -133,8 +131,8 @@ impl<'r> Input<'r> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Writes to the pipe once. The write does not block, but the read from the source before it may. Closes the pipe
-    /// when the source has ended.
+    /// Writes to the pipe once. The write does not block, but the read from the source before it may block. Closes the
+    /// pipe when the source has ended.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let (Some(pipe), Some(source)) = (&mut self.pipe, &mut self.source) else { return Ok(()) };
         if self.written == self.chunk.len() {
@@ -154,7 +152,7 @@ impl<'r> Input<'r> {
         }
         match pipe.write(&self.chunk[self.written..]) {
             Ok(length) => self.written += length,
-            // The command has closed its input, as `head` does. That is no error.
+            // The command has closed its input, as `head` does. This is no error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.pipe = None,
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),

@@ -8,8 +8,8 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock, os};
 
-/// Children that were handed to the reaper. A forked process begins with none: it cannot reap the children of its
-/// parent.
+/// Children that were handed to the reaper. The list of a forked process begins empty, because that process cannot reap
+/// the children of its parent.
 static ORPHANS: PerProcess<Mutex<Vec<Child>>> = PerProcess::new(Mutex::new(Vec::new()), Mutex::default);
 
 /// Reaps a child when it ends.
@@ -18,7 +18,7 @@ pub(super) fn adopt(child: Child) {
     lock(ORPHANS.get()).push(child);
     // If no thread can be started, the start of a later command calls `reap`.
     let _started = os::spawn("timebox-reaper", move || {
-        // `waitid` fails if other code has reaped the child.
+        // Waits for the end. An error means that other code has reaped the child.
         let _ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         reap();
     });

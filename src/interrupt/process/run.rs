@@ -18,7 +18,7 @@ use crate::time::Deadline;
 
 /// Runs a command to its end and returns its output, no longer than the scope lasts.
 ///
-/// Like [`Command::output`], with one difference: a command that sets no standard input gets this program's own.
+/// Like [`Command::output`]. But a command that sets no standard input gets this program's own.
 /// [`Stdio::null`](std::process::Stdio::null) is safest; [`Run::input`] passes bytes.
 ///
 /// Both outputs are always captured, until all processes have closed them. The call changes the `Command`: its later
@@ -124,8 +124,8 @@ impl<'c> Run<'c> {
         }
     }
 
-    /// The time between SIGTERM and SIGKILL. It holds for all processes of the group, such as a shell and the
-    /// processes that the shell has started. The grace ends early if all these processes have ended.
+    /// The time between SIGTERM and SIGKILL, for all processes of the group, such as a shell and the processes that the
+    /// shell has started. The grace ends early if all these processes have ended.
     ///
     /// # Examples
     ///
@@ -171,8 +171,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// How much earlier than the scope's [deadline](super#the-deadline) the command's is, so that the command can end by itself
-    /// before it is signalled. The default is zero.
+    /// How much earlier the command's [deadline](super#the-deadline) is than the scope's, so that the command can end
+    /// by itself before it is signalled. The default is zero.
     ///
     /// # Examples
     ///
@@ -195,8 +195,9 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Leaves the environment variable [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE) as the `Command` has it: for a daemon that
-    /// outlives the scope. Then `env_remove` keeps an inherited deadline from it too. The scope limits this call all the same.
+    /// Does not set the environment variable [`TIMEBOX_DEADLINE`](crate::Deadline::VARIABLE). This is for a daemon that
+    /// outlives the scope. If this program itself has inherited the variable, `env_remove` keeps the variable from the
+    /// daemon. The scope limits this call all the same.
     ///
     /// # Examples
     ///
@@ -317,7 +318,8 @@ impl<'c> Run<'c> {
     }
 
     /// Keeps the first `most` bytes of each output, and drops the rest. If bytes of the standard output were dropped,
-    /// [`stdout_cut`](Captured::stdout_cut) is set. Replaces [`max_output`](Self::max_output).
+    /// [`stdout_cut`](Captured::stdout_cut) is set. This option and [`max_output`](Self::max_output) replace each
+    /// other: the last call counts.
     ///
     /// # Examples
     ///

@@ -1,5 +1,3 @@
-//! Starts a command in its process group.
-
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -41,16 +39,15 @@ fn spawn(command: &mut Command, group: Group, lifeline: Option<&Lifeline>) -> io
         return spawn(command);
     }
     spawn(command.process_group(0)).or_else(|error| {
-        // The command may have a `pre_exec` that calls `setsid`. For the leader of a group, that fails with EPERM. So
-        // the second attempt makes no group: `setsid` makes one.
+        // `setsid` fails with EPERM in the leader of a group, and a `pre_exec` of the command may call `setsid`. So the
+        // second attempt makes no group before `setsid` makes one.
         let may_be_session = error.raw_os_error() == Some(Errno::PERM.raw_os_error());
         if may_be_session && leave_group_as_it_is(command) { spawn(command) } else { Err(error) }
     })
 }
 
-/// Undoes the `process_group(0)` of an earlier run. A `Command` has no way to unset the group, so this sets the group
-/// of this program, where a child starts anyway. Returns `false` if that group has no number in this process
-/// namespace.
+/// Undoes the `process_group(0)` of an earlier run. A `Command` has no way to unset the group. So this sets the group
+/// of this program, in which every child starts. Returns `false` if that group has no number in this process namespace.
 fn leave_group_as_it_is(command: &mut Command) -> bool {
     let own = os::own_process_group();
     if let Some(own) = own {

@@ -28,8 +28,8 @@ impl Survivors {
 }
 
 pub(super) fn survivors(leader: Pid) -> Survivors {
-    // A list is not made at one moment. A process may start a child that the list misses, and end before the list
-    // reaches the process. So an empty list is read again: the second list has the child.
+    // The system does not make the list at one moment. A process may start a child that the list misses, and end before
+    // the list reaches the process. So an empty list is read again: the second list has the child.
     match look(leader) {
         Survivors::None => look(leader),
         survivors => survivors,
@@ -54,7 +54,7 @@ fn look(leader: Pid) -> Survivors {
     survivors
 }
 
-/// On other systems, a signal to a group fails if all members of the group have ended. So no list is needed.
+/// On these systems, a signal to a group fails if all members of the group have ended. So no list is needed.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn look(leader: Pid) -> Survivors {
     match rustix::process::test_kill_process_group(leader) {
@@ -74,8 +74,8 @@ struct Member {
     has_ended: bool,
 }
 
-/// The members of a group, and its leader even if the leader has moved to another group. (The leader's pid is the
-/// group's number.)
+/// The members of a group, and its leader even if the leader has moved to another group. The leader's pid is the
+/// group's number.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn members(group: Pid) -> std::io::Result<Vec<Member>> {
     let mut members = Vec::new();
@@ -96,8 +96,8 @@ fn members(group: Pid) -> std::io::Result<Vec<Member>> {
 /// Finds in the text of `/proc/<pid>/stat` the process group, and whether the process has ended.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn parse(stat: &[u8]) -> Option<(i32, bool)> {
-    // The name in parentheses may itself have spaces, parentheses and any bytes. So the fields begin after the last
-    // `)`.
+    // The fields begin after the last `)`, because the name in parentheses may contain spaces, parentheses and any
+    // bytes.
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let fields: Vec<&str> = str::from_utf8(&stat[after_name..]).ok()?.split_whitespace().collect();
     let (state, group, threads) = (fields.first()?, fields.get(2)?, fields.get(17)?);

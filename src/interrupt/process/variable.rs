@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::time::Deadline;
 
-/// Sets the command's variable to the deadline, calls `start`, and restores the variable. If the variable has an
-/// earlier deadline already, set on the command or inherited from this program, `start` sees the earlier one.
+/// Sets the command's variable to the deadline, calls `start`, and restores the variable. If the variable already has
+/// an earlier deadline (set for the command, or inherited by this program), the earlier deadline stays.
 pub(super) fn with_deadline<R>(
     command: &mut Command,
     deadline: Deadline,
@@ -16,11 +16,12 @@ pub(super) fn with_deadline<R>(
     let Some(value) = deadline.to_env() else { return start(command) };
     let before = variable(command);
     let is_earlier = |value: &OsString| Deadline::parse_env(value).is_ok_and(|before| before <= deadline);
-    // If the value from before is an earlier deadline, it stays. It is set even if it comes from this process: the
-    // command may not inherit it, because of `env_clear`, and a `Command` does not tell whether `env_clear` was called.
+    // If the value from before is an earlier deadline, that value stays. It is set even if this process has the
+    // variable: because of `env_clear` the command may not inherit the variable, and a `Command` does not tell whether
+    // `env_clear` was called.
     command.env(Deadline::VARIABLE, before.clone().filter(is_earlier).unwrap_or(value));
     let started = start(command);
-    // A variable that was set cannot be left out of a `Command` again. So it is set to the value from before.
+    // A `Command` cannot forget that a variable was set or removed. So the variable is set to the value from before.
     match before {
         Some(before) => command.env(Deadline::VARIABLE, before),
         None => command.env_remove(Deadline::VARIABLE),

@@ -1,5 +1,3 @@
-//! A match and its groups.
-
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;

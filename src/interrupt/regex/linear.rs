@@ -1,14 +1,15 @@
-//! An engine whose time is linear in the length of the text, and which checks the scope every few KiB.
+//! An engine whose time is linear in the length of the text. A search checks the scope every 16 KiB.
 //!
 //! It is the engine of the crate `regex`, with the same syntax and the same matches. At worst, a search of some
 //! hundred MiB of text takes a second.
 //!
 //! If the pattern bounds the length of its matches, the search runs at full speed, chunk by chunk. For any other
-//! pattern the search follows the engine's automaton state by state. That takes up to four times as long, and more if a
-//! plain search could skip ahead to a literal.
+//! pattern the search follows the engine's automaton state by state. Such a search takes up to four times as long, and
+//! more if a plain search could skip ahead to a literal.
 //!
-//! A search cannot be interrupted if three things come together: the pattern does not bound the length of its
-//! matches, the pattern has a Unicode word boundary, and the text is not ASCII.
+//! A search cannot be interrupted if three things come together: the pattern does not bound the length of its matches,
+//! the pattern has a Unicode word boundary, and the text is not ASCII. [`captures`](Regex::captures) finds the groups
+//! inside a match without checks of the scope.
 //!
 //! ```
 //! use std::time::Duration;
@@ -43,8 +44,8 @@ use crate::thread::Thread;
 
 /// How many bytes of text are searched between two checks of the scope.
 const CHUNK: usize = 16 << 10;
-/// The text is searched in chunks if no match can be longer than this. A match may begin in one chunk and end in the
-/// next, so the search of a chunk may read this many bytes of the next chunk.
+/// The text is searched in chunks if no match can be longer than this, in bytes. A match may begin in one chunk and end
+/// in the next, so the search of a chunk may read this many bytes of the next chunk.
 const MAX_OVERLAP: usize = 4 << 10;
 
 /// A regular expression without back-references and look-around, whose searches end with the scope.
@@ -62,11 +63,11 @@ impl RefUnwindSafe for Regex {}
 
 /// How to search for a pattern.
 enum Plan {
-    /// Chunk by chunk: no match is longer than this many bytes.
+    /// The search goes chunk by chunk. No match is longer than this many bytes.
     Chunks(usize),
-    /// State by state.
+    /// The search follows the automata state by state, because the pattern does not bound the length of its matches.
     Stepwise(Box<Stepwise>),
-    /// The whole text at once.
+    /// The whole text is searched at once, without checks of the scope, because the automata cannot be made.
     Whole,
 }
 
@@ -254,7 +255,7 @@ struct Stepwise {
 enum Stop {
     Over(TimeoutError),
     /// The pattern has a Unicode word boundary, and the text has a byte that is not ASCII. The automaton cannot search
-    /// such a text.
+    /// such a text, so the whole text is searched without checks of the scope.
     Unsupported,
 }
 
@@ -343,13 +344,13 @@ impl Stepwise {
     }
 }
 
-/// A walk through the states of an automaton. The automaton reports a match one byte late. So if a step reports a
-/// match, the match ends just before the byte of that step.
+/// A walk through the states of an automaton. The automaton reports a match one byte late. So a match that is reported
+/// at the step for a byte ends just before that byte.
 struct Walk<'a> {
     dfa: &'a DFA,
     cache: &'a mut Cache,
     state: LazyStateID,
-    /// Where the last match ends; in a backward walk, where it starts.
+    /// Where the last match ends. In a backward walk: where it starts.
     last: Option<usize>,
     ended: bool,
 }
@@ -364,7 +365,8 @@ impl<'a> Walk<'a> {
         Ok(Self { dfa, cache, state, last: None, ended: state.is_dead() })
     }
 
-    /// Follows the transition for a byte. `position` is the start of the byte; in a backward walk, its end.
+    /// Follows the transition for a byte. `position` is the start of the byte. In a backward walk it is the end of the
+    /// byte.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn step(&mut self, byte: u8, position: usize) -> Result<(), Stop> {
         self.state = self.dfa.next_state(self.cache, self.state, byte).map_err(|_| Stop::Unsupported)?;

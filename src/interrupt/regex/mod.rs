@@ -3,7 +3,7 @@
 //! A backtracking engine may need years for a text of sixty characters. [`Regex`] is PCRE2 with just-in-time
 //! compilation. It checks the scope at each item of the pattern, so a search ends some microseconds after the
 //! deadline, and the expression can be used again at once. [`linear`] has an engine without backtracking, which
-//! checks the scope every few KiB of text. It has no look-around and no back-references.
+//! checks the scope every 16 KiB of text. It has no look-around and no back-references.
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,8 +54,8 @@ pub struct Regex {
     pattern: Box<str>,
     code: Code,
     names: Arc<[(String, usize)]>,
-    /// Spare memory for searches. A search takes a `Scratch` from here, or makes one if there is none. At its end it
-    /// puts the `Scratch` back.
+    /// Spare memory for searches. A search takes a `Scratch` from here, or makes one if there is none, and puts it back
+    /// at its end.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -77,7 +77,7 @@ impl PatternError {
     }
 }
 
-/// PCRE2 has given up the search. This is the source of the search's error.
+/// PCRE2 has given up the search. This error is the source of the `TimeoutError` that the search returns.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PCRE2: {0}")]
 struct GivenUp(String);
@@ -207,7 +207,8 @@ impl Regex {
                 let result = loop {
                     match self.code.search(&mut scratch, haystack, at, look) {
                         Ok(is_match) => break Ok(is_match.then(|| found(scratch.offsets()))),
-                        // The callout has found that the scope is over, so this check gives the error.
+                        // `is_over_here` has found the scope over, so this check gives the error. If it gives none, the
+                        // search begins again.
                         Err(Stopped::Ended) => {
                             if let Some(Err(error)) = scope.map(|scope| scope.check_by_clock(location)) {
                                 break Err(error);
@@ -289,7 +290,7 @@ fn replace_all<'h, S: AsRef<str>>(
     })
 }
 
-/// PCRE2 calls this function at each item of the pattern.
+/// PCRE2 calls this function at each item of the pattern. `true` ends the search.
 fn is_over_here() -> bool {
     let over = Thread::with(is_over);
     #[cfg(test)]
@@ -318,12 +319,11 @@ impl std::str::FromStr for Regex {
     }
 }
 
-/// The state of an iteration.
 #[derive(Clone, Debug)]
 struct Steps<'h> {
     haystack: &'h str,
     location: &'static Location<'static>,
-    /// Where the next search begins; beyond the end of the text once the iteration has ended.
+    /// Where the next search begins. Once the iteration has ended, this is beyond the end of the text.
     at: usize,
     /// The end of the last match. An empty match at this place is skipped.
     last: Option<usize>,
@@ -411,7 +411,8 @@ impl fmt::Debug for CaptureMatches<'_, '_> {
 mod tests {
     use std::cell::Cell;
 
-    // How many callouts have found the scope over. There must be one at most, because the first one ends the search.
+    // How often `is_over_here` has returned `true`. In one search this happens once at most, because it ends the
+    // search.
     thread_local!(pub(super) static ENDED: Cell<u32> = const { Cell::new(0) });
 
     #[test]

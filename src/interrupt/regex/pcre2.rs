@@ -1,9 +1,9 @@
-//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` code of the module
-//! `regex` is here.
+//! The C interface of PCRE2: compiled code, the memory of a search, and the search itself. All `unsafe` code of the
+//! module `regex` is here.
 //!
 //! Invariants:
-//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to the compiled
-//!    code, so any number of threads may match with it.
+//! 1. `Code::code` is valid until the `Code` is dropped. After `Code::compile` has returned, nothing writes to the
+//!    compiled code, so any number of threads may match with it.
 //! 2. A `Scratch` is used by one search at a time, with the code that it was made for.
 //! 3. A callout changes no data of PCRE2's. Its pointer to a `Look` is valid until the search has ended.
 
@@ -38,8 +38,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A function that says whether a search must end. The search calls it at each item of the pattern. The function must not
-/// unwind.
+/// A function that says whether a search must end: `true` ends the search. The search calls it at each item of the
+/// pattern. The function must not unwind.
 pub(super) type Look = fn() -> bool;
 
 /// PCRE2 calls this at each item of the pattern. `look` points to a [`Look`].
@@ -60,9 +60,8 @@ pub(super) fn message(code: c_int) -> String {
 /// Why a search did not run to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
-    /// `look` returned true.
     Ended,
-    /// PCRE2 gave up.
+    /// PCRE2 gave up, with this error code.
     Failed(c_int),
 }
 
@@ -78,7 +77,7 @@ unsafe impl Send for Code {}
 unsafe impl Sync for Code {}
 
 impl Code {
-    /// Compiles a pattern. The error has PCRE2's code, and the offset of the mistake.
+    /// Compiles a pattern. An error consists of PCRE2's error code and the offset of the mistake.
     pub(super) fn compile(pattern: &str) -> Result<Self, (c_int, usize)> {
         // `\C` is forbidden: it matches a single byte, so it could split a character of a `str`.
         let options =
@@ -121,14 +120,14 @@ impl Code {
         }
         // SAFETY: the table has `count` entries of `size` bytes, and lives as long as the code.
         let table = unsafe { std::slice::from_raw_parts(table, count * size) };
-        // An entry has two bytes for the number, then the name and a zero.
+        // An entry has two bytes for the number of a group, then the name of the group and a zero.
         let name = |entry: &[u8]| entry[2..].split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
         let number = |entry: &[u8]| usize::from(u16::from_be_bytes([entry[0], entry[1]]));
         let entries = table.chunks_exact(size);
         entries.map(|entry| (String::from_utf8_lossy(&name(entry)).into_owned(), number(entry))).collect()
     }
 
-    /// Allocates the memory of a search; `None` if there is not enough.
+    /// Allocates the memory of a search. `None` if there is not enough memory.
     pub(super) fn scratch(&self) -> Option<Scratch> {
         // SAFETY: invariant 1. Each `create` returns null or a pointer that belongs to us. The matching `free` is
         // called when the `Scratch` is dropped.
@@ -148,7 +147,7 @@ impl Code {
         }
     }
 
-    /// Searches from `at` on. Returns whether there is a match. Ends early, with [`Stopped::Ended`], if `look` returns true.
+    /// Searches from `at` on. `Ok(true)` if there is a match. `Err(Stopped::Ended)` if `look` has returned `true`.
     pub(super) fn search(
         &self,
         scratch: &mut Scratch,
@@ -199,8 +198,8 @@ impl Drop for Code {
 /// The memory of a search. Later searches use it again.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    // The context points to the stack, so the context must be dropped first. Fields are dropped in the order of this
-    // list.
+    // The context points to the stack, so the context must be dropped first. Fields are dropped in the order in which
+    // they are declared.
     context: Context,
     data: Data,
     _stack: Option<Stack>,
@@ -210,8 +209,8 @@ pub(super) struct Scratch {
 unsafe impl Send for Scratch {}
 
 impl Scratch {
-    /// For each group of the last match, its start and its end. The whole match comes first. A group that is not in the
-    /// match has `usize::MAX` for both.
+    /// For each group of the last match, its start and its end. The whole match is the first group. A group that is not
+    /// in the match has `usize::MAX` for both.
     pub(super) fn offsets(&self) -> &[usize] {
         // SAFETY: invariant 2; PCRE2's vector has two numbers for each of the `count` groups.
         unsafe {

@@ -1,5 +1,3 @@
-//! A system call in words.
-
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -64,7 +62,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// An argument that is an `int`: the upper half of the register may be anything.
+    /// An argument that is an `int`. The upper half of the register is ignored, because it may hold anything.
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
     pub(super) fn int(&self, index: usize) -> i32 {
         self.arguments[index] as i32
@@ -160,7 +158,7 @@ impl<'a> Call<'a> {
         format!("io_uring_enter on fd {}, for {} {plural}", self.int(0), self.int(2))
     }
 
-    /// `timeout 2.5s`, of an argument in milliseconds.
+    /// `timeout 2.5s`, from an argument in milliseconds. `no timeout` if the argument is negative.
     fn milliseconds(&self, index: usize) -> String {
         match u64::try_from(self.int(index)) {
             Ok(milliseconds) => format!("timeout {}", Rounded(Duration::from_millis(milliseconds))),
@@ -172,7 +170,7 @@ impl<'a> Call<'a> {
         self.timeout(index, Memory::timespec)
     }
 
-    /// `timeout 2.5s`, of an argument that is a pointer; `no timeout` if the pointer is null.
+    /// `timeout 2.5s`, from an argument that points to the time. `no timeout` if the pointer is null.
     fn timeout(&self, index: usize, read: impl Fn(Memory<'a>, u64) -> Option<Duration>) -> String {
         match self.pointed(index, read) {
             _ if self.arguments[index] == 0 => "no timeout".into(),
@@ -181,7 +179,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// `nanosleep, 2.5s`
+    /// The call, and for how long it waits: `nanosleep, 2.5s`.
     pub(super) fn with_time(&self, index: usize) -> String {
         match self.pointed(index, Memory::timespec) {
             Some(time) => format!("{}, {}", self.name, Rounded(time)),
@@ -190,10 +188,11 @@ impl<'a> Call<'a> {
     }
 }
 
-/// `CLONE_VFORK`
+/// The value of `CLONE_VFORK`.
 const VFORK: u64 = 0x4000;
 
-/// Which argument of a system call is a path that the call may wait for. `None` if no argument is.
+/// The index of the argument that is a path, for a call that may wait for the file at the path. `None` for any other
+/// call.
 fn path_argument(name: &str) -> Option<usize> {
     match name {
         "open" | "creat" | "stat" | "lstat" | "access" | "execve" | "unlink" | "rmdir" | "mkdir"

@@ -1,6 +1,5 @@
-//! The names of system calls.
-
-/// Makes the function `name` from constants of `libc`. The calls of the second list exist only on `x86_64`.
+/// Makes the function `name` from constants of `libc`. On other processors than `x86_64`, `libc` lacks most constants
+/// of the second list.
 macro_rules! names {
     ($($call:ident)*; $($old:ident)*) => {
         pub(super) fn name(number: i64) -> Option<&'static str> {

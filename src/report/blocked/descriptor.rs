@@ -1,5 +1,3 @@
-//! Descriptors in words.
-
 use std::fmt;
 use std::fs;
 
@@ -16,9 +14,9 @@ pub(super) struct Descriptor {
 
 /// What a descriptor refers to, as far as that is known.
 enum Object {
-    /// `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`
+    /// A socket in words: `TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
     Socket(String),
-    /// `a pipe`, or a path.
+    /// Any other object in words: `a pipe`, or a path.
     Other(String),
 }
 
@@ -51,7 +49,7 @@ impl Descriptor {
         }
     }
 
-    /// `/path (fd 5)`
+    /// The descriptor in words: `/path (fd 5)`, or `fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
     pub(super) fn named(&self) -> String {
         match &self.object {
             Some(Object::Other(noun)) => format!("{noun} (fd {})", self.number),
@@ -80,7 +78,7 @@ pub(super) fn list(tid: Option<u32>, numbers: &[i32]) -> String {
     let plural = if numbers.len() == 1 { "descriptor" } else { "descriptors" };
     let count = format!("{} {plural}", numbers.len());
     let Some(tid) = tid.filter(|_| !numbers.is_empty()) else { return count };
-    // Each descriptor costs a read of a link, so only the first of them are looked at.
+    // Each descriptor costs a read of a link in `/proc`. So only the first 64 are read.
     let mut named = Descriptor::look(tid, &numbers[..numbers.len().min(64)]);
     named.sort_by_key(|descriptor| !descriptor.is_socket());
     named.truncate(MOST_NAMED);
@@ -98,8 +96,8 @@ pub(super) fn watched_by(tid: u32, epoll: i32) -> Vec<i32> {
         let number = words.by_ref().skip_while(|word| *word != "tfd:").nth(1)?.parse().ok()?;
         let inode_of = words.find_map(|word| word.strip_prefix("ino:"));
         let watched = inode_of.and_then(|inode| u64::from_str_radix(inode, 16).ok());
-        // The descriptor by which a file was added to the epoll may now refer to another file. Then its number is left
-        // out.
+        // The descriptor by which a file was added to the epoll may now refer to another file. Then the descriptor is
+        // left out.
         let now = file_inode(tid, number);
         let is_same = watched.zip(now).is_none_or(|(watched, now)| watched == now);
         is_same.then_some(number)
@@ -111,7 +109,7 @@ pub(super) fn file_inode(tid: u32, number: i32) -> Option<u64> {
     proc::field(&info(tid, number), "ino")?.parse().ok()
 }
 
-/// The number of the process that a descriptor refers to. `None` if it refers to no process.
+/// The number of the process that a descriptor refers to. `None` if the descriptor is no pidfd.
 pub(super) fn process_of(tid: u32, number: i32) -> Option<u32> {
     proc::field(&info(tid, number), "Pid")?.parse().ok()
 }
@@ -125,7 +123,7 @@ fn link(tid: u32, number: i32) -> Option<String> {
     Some(link.to_string_lossy().into_owned())
 }
 
-/// The number in `[4711]`.
+/// Parses the number in a text such as `[4711]`.
 fn inode(text: &str) -> Option<u64> {
     text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }

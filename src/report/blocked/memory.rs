@@ -1,4 +1,4 @@
-//! The arguments of a system call that are pointers: what they point to.
+//! Reads what the pointers among the arguments of a system call point to.
 
 use std::ffi::c_int;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use super::Read;
 /// How many bytes of a path are read, at most.
 const LONGEST_PATH: usize = 512;
 
-/// The memory of this process. What cannot be read, or makes no sense, is `None`.
+/// The memory of this process. A read returns `None` if the memory cannot be read, or if its contents make no sense.
 #[derive(Clone, Copy)]
 pub(super) struct Memory<'a>(pub(super) &'a Read<'a>);
 
@@ -27,7 +27,7 @@ impl Memory<'_> {
         self.bytes(address).map(u32::from_ne_bytes)
     }
 
-    /// At most `len` bytes.
+    /// Reads `len` bytes, or fewer if not all of them can be read.
     fn some(self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let read = if address == 0 { 0 } else { (self.0)(address, &mut bytes) };
@@ -35,7 +35,7 @@ impl Memory<'_> {
         bytes
     }
 
-    /// A path, which ends with a zero byte.
+    /// Reads a path, which ends with a zero byte. A path that is longer than [`LONGEST_PATH`] is cut.
     pub(super) fn path(self, address: u64) -> Option<String> {
         let bytes = self.some(address, LONGEST_PATH);
         let path = bytes.split(|&byte| byte == 0).next()?;
@@ -43,13 +43,11 @@ impl Memory<'_> {
         (!path.is_empty()).then(|| String::from_utf8_lossy(path).into_owned() + cut)
     }
 
-    /// A `timespec`.
     pub(super) fn timespec(self, address: u64) -> Option<Duration> {
         let (seconds, nanos) = self.two_words(address)?;
         (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
     }
 
-    /// A `timeval`.
     pub(super) fn timeval(self, address: u64) -> Option<Duration> {
         let (seconds, micros) = self.two_words(address)?;
         (micros < 1_000_000).then(|| Duration::new(seconds, micros * 1000))
@@ -87,7 +85,7 @@ impl Memory<'_> {
         }
     }
 
-    /// The first `count` bits at `address`: the numbers of those that are set.
+    /// The numbers of the bits that are set, among the first `count` bits at `address`.
     pub(super) fn bits(self, address: u64, count: usize) -> Vec<u32> {
         let bytes = self.some(address, count.div_ceil(8));
         let numbers = 0..u32::try_from(count).unwrap_or(0);

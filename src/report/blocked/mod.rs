@@ -1,8 +1,9 @@
-//! In which system call a thread is blocked, in words for a person on call.
+//! Describes the system call that a thread is blocked in, in words for a person on call.
 //!
-//! What can't be found out is left out. Everything is read from `/proc` and from the arguments of the call. Nothing
-//! here waits for another thread, another process or a file system. So this never reads the command line of a process,
-//! since that waits for locks of the process. And it asks no file for its type.
+//! What cannot be found out is left out. All facts come from `/proc` and from the arguments of the call. Nothing here
+//! waits for another thread, another process or a file system. So this never reads the command line of a process,
+//! because that would wait for locks of the process. And this asks no file for its type, because that would wait for
+//! the file system.
 
 #[cfg(target_os = "linux")]
 mod call;
@@ -24,8 +25,8 @@ pub(crate) type Read<'a> = dyn Fn(u64, &mut [u8]) -> usize + 'a;
 
 /// Describes the system call that a thread is blocked in: `recvfrom on fd 7, TCP 127.0.0.1:51234 -> 127.0.0.1:6379`.
 ///
-/// If the thread has left the call meanwhile, its descriptors may stand for other files by now. Then only the arguments
-/// are described.
+/// If the thread has left the call meanwhile, the call's descriptors may by now stand for other files. Then only the
+/// arguments are described.
 #[cfg(target_os = "linux")]
 pub(crate) fn describe(tid: u32, number: i64, arguments: &[u64; 6], read: &Read<'_>) -> String {
     let Some(name) = calls::name(number) else { return format!("system call {number}") };
@@ -43,8 +44,8 @@ pub(crate) fn describe(_tid: u32, number: i64, _arguments: &[u64; 6], _read: &Re
     format!("system call {number}")
 }
 
-/// The name of a system call, without its arguments: for a stack that was seen many times, each time with other
-/// arguments.
+/// The name of a system call, without the call's arguments. It is for a stack that was seen many times, each time with
+/// other arguments.
 #[cfg(feature = "profile")]
 pub(crate) fn name_of(number: i64) -> String {
     #[cfg(target_os = "linux")]
@@ -54,7 +55,7 @@ pub(crate) fn name_of(number: i64) -> String {
     format!("system call {number}")
 }
 
-/// The system call that a thread is blocked in; `None` if it runs or is gone.
+/// The system call that a thread is blocked in, and its arguments. `None` if the thread runs or is gone.
 #[cfg(target_os = "linux")]
 fn call_of(tid: u32) -> Option<(i64, [u64; 6])> {
     let line = super::proc::line(&format!("/proc/self/task/{tid}/syscall"))?;

@@ -13,7 +13,7 @@ pub(super) fn in_words(tid: u32, inodes: &[u64]) -> Vec<Option<String>> {
         if found.iter().all(Option::is_some) {
             break;
         }
-        // The table of the thread's own network namespace. The first line has the names of the columns.
+        // This is the table of the thread's own network namespace. The first line has the names of the columns.
         for line in proc::lines(&format!("/proc/self/task/{tid}/net/{}", table.file)).skip(1) {
             let Some(inode) = table.inode(&line) else { continue };
             if let Some(index) = inodes.iter().position(|&wanted| wanted == inode) {
@@ -24,7 +24,6 @@ pub(super) fn in_words(tid: u32, inodes: &[u64]) -> Vec<Option<String>> {
     found
 }
 
-/// A table of sockets, with a socket on each line.
 struct Table {
     file: &'static str,
     /// The column of the inode.
@@ -55,7 +54,7 @@ fn internet(protocol: &str, line: &str) -> String {
     }
 }
 
-/// Skips seven columns. All that follows is the path, which may contain spaces.
+/// The path may contain spaces. So this skips seven columns, and takes all that follows for the path.
 fn unix(line: &str) -> String {
     let mut rest = line;
     for _ in 0..7 {

@@ -1,5 +1,3 @@
-//! Tests how threads that are really blocked are described.
-
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -32,8 +30,7 @@ fn read_memory(address: u64, into: &mut [u8]) -> usize {
     memory.read_at(into, address).unwrap_or(0)
 }
 
-/// Runs the body on a thread, and waits until the thread is blocked in a call of this name. After a minute the test
-/// fails.
+/// Runs the body on a thread, and waits until the thread is blocked in a call of this name.
 fn blocked<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Blocked<T> {
     let (told, tid) = mpsc::channel();
     let tell_and_run = move || {
@@ -137,11 +134,12 @@ fn a_server_whose_queue_is_full() {
     listen(&server, 0).unwrap();
     let address = TcpListener::from(server.try_clone().unwrap()).local_addr().unwrap();
     let queued = TcpStream::connect(address).unwrap();
-    // A queue of length 0 has room for one connection. Until the server accepts this connection, it answers no other
-    // request.
+    // A queue of length 0 has room for one connection. Until the server accepts that connection, it answers no other
+    // request to connect.
     let blocked = blocked("connect", move || TcpStream::connect(address).unwrap());
     let fd = blocked.call.1[0];
-    // This makes room in the queue. The system repeats the client's request after a second, and then `connect` returns.
+    // The accept makes room in the queue. The system repeats the client's request after a second, and then `connect`
+    // returns.
     let accept = || drop(TcpListener::from(server.try_clone().unwrap()).accept().unwrap());
     assert_eq!(words(blocked, accept), format!("connect to {address} (fd {fd})"));
     drop(queued);
@@ -240,7 +238,7 @@ fn an_epoll() {
         let mut events = Vec::with_capacity(1);
         epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
     });
-    // The descriptor with which the socket was added is closed, so the socket is not named.
+    // The socket was added with a descriptor that is closed by now, so the socket is not named.
     let watched = format!("1 descriptor (fd {event_fd}, an eventfd)");
     let expected = format!("epoll_pwait on fd {fd}, which watches {watched}, no timeout");
     assert_eq!(words(blocked, || signal_eventfd(&event)), expected);

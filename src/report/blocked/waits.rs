@@ -31,14 +31,15 @@ impl Call<'_> {
         }
     }
 
-    /// Says which thread is joined; `None` if the wait is not a join. To join a thread, the C library waits for a word
+    /// Says which thread is joined. `None` if the wait is not a join. To join a thread, the C library waits for a word
     /// that holds the thread's number. When the thread ends, the kernel clears the word, and wakes only waiters without
     /// `FUTEX_PRIVATE_FLAG`.
     fn joined(&self) -> Option<String> {
         let number = self.arguments[2];
         let is_private = self.int(1) & libc::FUTEX_PRIVATE_FLAG != 0;
         let is_same = u64::from(self.pointed(0, Memory::int)?) == number;
-        // The word may also be a lock that several processes share. It holds a small number, and not that of a thread.
+        // The word may also be a lock that several processes share. Then the word holds a small number, which is not
+        // that of a thread.
         if is_private || !is_same || number < 16 {
             return None;
         }
@@ -115,21 +116,21 @@ impl Call<'_> {
         }
     }
 
-    /// `process 4711 (sleep)`
+    /// Describes a process: `process 4711 (sleep)`.
     fn process(&self, number: u32) -> String {
         let name = self.around.and_then(|_| proc::line(&format!("/proc/{number}/comm")));
         name.map_or_else(|| format!("process {number}"), |name| format!("process {number} ({name})"))
     }
 }
 
-/// `thread 4711 (worker)`; `None` if this process has no such thread.
+/// Describes a thread: `thread 4711 (worker)`. `None` if this process has no such thread.
 fn thread(number: u32) -> Option<String> {
     let name = proc::line(&format!("/proc/self/task/{number}/comm"))?;
     Some(format!("thread {number} ({name})"))
 }
 
-/// The time from now to `until`. With `is_real_time`, `until` is a time of day. Otherwise it is a time on the clock of
-/// this crate.
+/// The time from now to `until`. With `is_real_time`, `until` is a time of day. Otherwise `until` is a time on the
+/// clock of this crate.
 fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     let now = if is_real_time {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?
@@ -139,8 +140,8 @@ fn left(until: Duration, is_real_time: bool) -> Option<Duration> {
     Some(until.saturating_sub(now))
 }
 
-/// This process waits for a lock of a file: the process that holds the lock. `None` if that cannot be told. A waiting
-/// process has a line of its own in `/proc/locks`, with the number of the lock and an arrow:
+/// Finds the process that holds a lock of the file `inode`, for which this process waits. `None` if that process cannot
+/// be found. A waiting process has a line of its own in `/proc/locks`, with the number of the lock and an arrow:
 /// `1: -> FLOCK ADVISORY WRITE 4712 00:13:1047 0 EOF`.
 fn holder(inode: u64) -> Option<u32> {
     let own = std::process::id().to_string();
@@ -156,7 +157,8 @@ fn holder(inode: u64) -> Option<u32> {
     let locks: Vec<_> = proc::lines("/proc/locks").filter_map(of_file).collect();
     let mut waits = locks.iter().filter(|(_, waits, process)| *waits && *process == own);
     let (number, ..) = waits.next()?;
-    // If threads of this process wait for several locks of the file, this thread's lock cannot be told from the others.
+    // If threads of this process wait for several locks of the file, nothing tells which of the locks the thread waits
+    // for.
     if waits.any(|(other, ..)| other != number) {
         return None;
     }

@@ -1,5 +1,3 @@
-//! How a dump is made.
-
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,27 +15,27 @@ use crate::sync::{Condvar, Mutex, lock, os};
 use crate::time::clock;
 use crate::watchdog;
 
-/// How many threads are listed, at most.
+/// At most this many threads are read from the system's list of threads.
 const MOST_LISTED: usize = 100_000;
 
 const MOST_THREADS: usize = 512;
 
-/// How long the dump looks at threads. It leaves out the threads that it has not reached by then.
+/// How long the dump looks at threads. Threads that it has not reached by then are left out.
 const LOOKING: Duration = Duration::from_secs(2);
 
 /// How long the caller waits for the dump. The search for names stops then, so some stacks may have no names.
 const MAKING: Duration = Duration::from_secs(10);
 
-/// How long a running thread may take to copy itself.
+/// How long the dump waits until a running thread has copied its own stack.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Writes down what all threads of this process do.
+/// Makes a dump: what each thread of this process is doing.
 ///
-/// It takes some milliseconds, and more the first time, when the names of functions are read from the program's file. Threads are
-/// looked at for two seconds at most, and no more than 512 of them; the dump says if some are missing. It returns within about ten
-/// seconds in any case.
+/// A dump takes some milliseconds. The first one takes longer, because it reads the names of functions from the
+/// program's file. A dump looks at 512 threads at most, and for two seconds at most. If threads are missing, its
+/// [`notes`](Dump::notes) say so. The call returns within about ten seconds in any case.
 ///
-/// A thread of this crate makes the dump, so the thread that asks for it is seen like any other.
+/// A thread of this crate makes the dump, so the dump shows the calling thread too.
 ///
 /// ```
 /// let dump = timebox::report::dump();
@@ -75,7 +73,7 @@ fn now() -> SystemTime {
 /// A dump that is being made. If it is not done in time, the caller takes the part that has been made.
 #[derive(Debug)]
 struct Making {
-    /// At this time the search for names stops, and the caller stops waiting.
+    /// When `MAKING` is over, on the crate's clock.
     until: u64,
     made: Mutex<Made>,
     is_done: Condvar,
@@ -132,8 +130,8 @@ impl Making {
                 Begun::Copied(copy) => copy,
                 Begun::Asked(request) => request.wait(PATIENCE),
             };
-            // If the word has changed, the thread has ended meanwhile. Then the scopes may have been read from the
-            // memory of another thread.
+            // If the thread's frame word has changed, the thread has ended. Its memory may belong to another thread
+            // now, so the copied scopes may be wrong.
             if frame_word_of(tid) != frame_words.get(&tid).copied() {
                 copy.scopes.clear();
             }
@@ -149,7 +147,7 @@ impl Making {
         self.name(&stacks);
     }
 
-    /// Finds the names of functions. Threads with the same addresses share the work.
+    /// Finds the names of functions. Stacks with the same addresses are searched for only once.
     fn name(&self, stacks: &[RawStack]) {
         let mut names = Names::new();
         let mut known: HashMap<Vec<u64>, Stack> = HashMap::new();
@@ -167,7 +165,6 @@ impl Making {
         lock(&self.made).notes.push(note);
     }
 
-    /// Waits for the dump.
     fn finish(&self, began: SystemTime) -> Dump {
         let mut made = lock(&self.made);
         while !made.is_done {
@@ -193,7 +190,7 @@ fn after(duration: Duration) -> u64 {
     clock::real_now().saturating_add(crate::time::nanos(duration))
 }
 
-/// For each thread that may be in scopes, the address of its pointer to its innermost frame.
+/// For each thread that may be in scopes: its number, and the address of its pointer to its innermost scope frame.
 fn frame_words() -> HashMap<u32, u64> {
     threads_in_slots().collect()
 }
@@ -207,7 +204,7 @@ fn threads_in_slots() -> impl Iterator<Item = (u32, u64)> {
     slots.filter_map(|(_, slot)| slot.thread()).map(|(tid, word)| (tid, word as u64))
 }
 
-/// The part of the dump about one thread, with addresses instead of function names. `name` finds the names later.
+/// The part of the dump about one thread. Its stack has addresses for names: [`Making::name`] finds the names later.
 fn dumped(copy: &Copy, thread: Thread, raw: &mut RawStack, asked: bool) -> ThreadDump {
     let open = |scope: &ScopeCopy| {
         let elapsed = Duration::from_nanos(copy.at.saturating_sub(scope.entered));

@@ -1,5 +1,3 @@
-//! A dump: all threads of the process, whether they are in scopes or not.
-
 mod collect;
 mod signal;
 mod text;
@@ -20,10 +18,10 @@ pub use signal::dump_on_signal;
 
 /// All threads of the process, each with its open scopes, its stack, and what it is blocked in. Made by [`dump`].
 ///
-/// `{}` is the dump as text for a terminal. Threads with the same stack are shown together. The dump is `Serialize` too, in the
-/// form of a [`Report`](super::Report).
+/// `{}` is the dump as text for a terminal. Threads in no scope that have the same stack are shown together.
+/// Serialized, times and durations have the form that they have in a [`Report`](super::Report).
 ///
-/// No thread is stopped for it, so each thread is shown at a moment of its own.
+/// The threads are looked at one after another, so they are not all shown at the same moment.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Dump {
@@ -32,8 +30,8 @@ pub struct Dump {
     /// When the dump was begun.
     #[serde(serialize_with = "json::time")]
     pub began: SystemTime,
-    /// First the threads in scopes, the thread with the longest open scope first. Then the threads that run, then the
-    /// threads that are blocked.
+    /// First the threads in scopes, the thread with the longest open scope first. Then the threads that run, then all
+    /// others.
     pub threads: Vec<ThreadDump>,
     /// Sentences about what is uncertain or missing in this dump.
     pub notes: Vec<String>,

@@ -1,18 +1,18 @@
-//! A dump on a signal.
-
 use std::io;
 
 /// Writes a [`dump`](super::dump) to the standard error stream whenever the process gets the signal: `kill -USR1 4711`.
 ///
-/// Say which signal by its number, such as `libc::SIGUSR1`. A thread of this crate makes the dump. The handler of the signal only
-/// wakes that thread, and then calls the handler that was there before. A call for the same signal again does nothing.
+/// Name the signal by its number, such as `libc::SIGUSR1`. A thread of this crate makes the dump. The handler of the
+/// signal first calls the handler that was there before, and then only wakes that thread. A second call for the same
+/// signal does nothing.
 ///
-/// As with any signal, calls such as `epoll_wait` end with `EINTR` on the thread that takes it.
+/// On the thread that takes the signal, calls such as `epoll_wait` end with `EINTR`, as with any signal.
 ///
-/// A forked child has no such thread: it ignores the signal until it calls this function itself.
+/// A forked child does not have the thread that makes dumps. The child ignores the signal until it calls this function
+/// itself.
 ///
-/// Fails if the system refuses the handler, for signals that cannot be handled, and for faults such as SIGSEGV. It fails on
-/// systems other than Unix.
+/// Returns an error if the system refuses the handler, if the signal cannot be handled, and for faults such as SIGSEGV.
+/// On systems other than Unix it always returns an error.
 ///
 /// ```
 /// # #[cfg(unix)]
@@ -49,8 +49,8 @@ mod platform {
             return Ok(());
         }
         let (mut wakes, wake) = UnixStream::pair()?;
-        // A forked child that gets the signal writes to the same socket, but sets the flag only in its own memory. So
-        // this process can tell that the signal was not its own.
+        // A forked child that gets the signal writes to the same socket and so wakes this process. But the child sets
+        // the flag only in its own memory, so this process can tell that the signal was not its own.
         let came = Arc::new(AtomicBool::new(false));
         let flag = signal_hook::flag::register(signal, Arc::clone(&came))?;
         // Registered after the flag, so the handler sets the flag before it writes to the pipe.

@@ -23,7 +23,7 @@ impl ThreadDump {
     }
 }
 
-/// Threads that wait for a byte of a pipe, or for its end.
+/// Threads that are blocked in a read from a pipe, until `end` closes the pipe.
 struct Waiting {
     tids: Vec<u32>,
     threads: Vec<JoinHandle<()>>,
@@ -82,7 +82,7 @@ fn wait_in_scopes(reader: io::PipeReader) {
 fn threads_in_scopes_and_without() {
     let (free, scoped) =
         (Waiting::start(1, "free", wait_for_the_end), Waiting::start(1, "scoped", wait_in_scopes));
-    // The limit of the outer scope passes.
+    // Until the limit of the outer scope has passed.
     thread::sleep(Duration::from_millis(510));
     let dump = dump();
     let free_one = dump.thread(free.tids[0]);

@@ -1,5 +1,3 @@
-//! A dump as text.
-
 use std::fmt::{self, Display, Formatter};
 
 use super::{Dump, OpenScope, ThreadDump};
@@ -9,7 +7,7 @@ use crate::report::contents::{Activity, Frame};
 use crate::report::frames::Frames;
 use crate::report::text::Name;
 
-/// How many threads with the same stack are named.
+/// At most this many threads of a group are named.
 const MOST_NAMED: usize = 16;
 
 const IDLE_FRAMES: usize = 8;
@@ -36,9 +34,9 @@ impl Display for Dump {
 }
 
 impl Dump {
-    /// Threads that are in no scope and have the same stack form one group. First come the threads that are in a scope,
-    /// run, or asked for the dump. Then come the other groups, smallest first, because large groups are mostly idle
-    /// threads.
+    /// Groups the threads: those that are in no scope and have the same stack form one group. First come threads in
+    /// scopes, threads that run, and the thread that asked for the dump. Then come the other groups, smallest first,
+    /// because large groups are mostly idle threads.
     fn groups(&self) -> Vec<Vec<&ThreadDump>> {
         let mut groups: Vec<Vec<&ThreadDump>> = Vec::new();
         for thread in &self.threads {
@@ -91,7 +89,8 @@ fn write_group(f: &mut Formatter<'_>, group: &[&ThreadDump]) -> fmt::Result {
     first.notes.iter().try_for_each(|note| writeln!(f, "  {}", OneLine(note)))
 }
 
-/// A thread whose stack has no function of the program is idle. So only its first frames are written.
+/// Writes the frames. If no function of the stack is the program's, the thread counts as idle, and only the innermost
+/// frames are written.
 fn write_frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {
     let is_idle = frames.iter().all(|frame| frame.foreign);
     if !is_idle || frames.len() <= IDLE_FRAMES + 1 {

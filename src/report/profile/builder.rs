@@ -1,5 +1,3 @@
-//! A profile, as the user sets it up.
-
 use std::borrow::Cow;
 use std::future::IntoFuture;
 use std::sync::Arc;
@@ -46,7 +44,7 @@ impl Profile {
         Self { setup, shared: Arc::new(Shared::new()) }
     }
 
-    /// Names what is profiled. The picture has this name as its title.
+    /// Names what is profiled. The name is also the title of the flame graph.
     pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
         self.setup.label = Some(label.into());
         self
@@ -71,8 +69,8 @@ impl Profile {
         self
     }
 
-    /// Shows the profile while it runs, and after its end. So you get the profile even of code that panics or never
-    /// ends, and of a future that a timeout drops.
+    /// Returns access to the profile, while it runs and after its end. So you get the profile even of code that panics
+    /// or never ends, and of a future that a timeout drops.
     ///
     /// ```
     /// use std::time::Duration;
@@ -91,7 +89,7 @@ impl Profile {
         LiveProfile { shared: Arc::clone(&self.shared) }
     }
 
-    /// Runs a block, and profiles it on this thread. Other threads are profiled too, while they are in a
+    /// Runs a block, and profiles it on this thread. Other threads are profiled too, while they run in a
     /// [`Handle`](crate::Handle) that was made in the block.
     ///
     /// If the block panics, the panic goes on, and [`live`](Self::live) has the report.
@@ -115,8 +113,8 @@ impl Profile {
     /// the polls, where the future waits.
     ///
     /// The place at which a future waits is the stack at which one of its leaves cloned the task's waker, as in
-    /// [reports of pending futures](crate::guide::slow#futures). To see this place, some polls are watched. Sometimes
-    /// the task is woken for a sample, and so is polled once more.
+    /// [reports of pending futures](crate::guide::slow#futures). To find this place, the profile traces some polls.
+    /// Sometimes it wakes the task for a sample, and so causes one more poll.
     ///
     /// # Cancellation safety
     ///

@@ -1,5 +1,3 @@
-//! What was seen in a profile, with names.
-
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,12 +10,12 @@ use crate::report::json;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Doing {
-    /// It ran, or was ready to run.
+    /// The code ran, or was ready to run.
     Running,
-    /// It was blocked in this system call. The name is empty if the thread was blocked without a system call, for
-    /// example while a page of memory was read.
+    /// The code was blocked in this system call. The name is empty if it is not known, for example because the thread
+    /// was blocked without a system call, while a page of memory was read.
     Blocked(String),
-    /// It was a future between two polls.
+    /// The code was a future between two polls.
     Pending,
 }
 
@@ -34,32 +32,32 @@ impl Doing {
 pub struct ProfileStack {
     /// The frames, innermost first. Other samples of this stack may have had other lines.
     pub frames: Vec<Frame>,
-    /// What the code was doing there.
+    /// What the code was doing.
     pub doing: Doing,
-    /// Whether this is work that came to another thread by a [`Handle`](crate::Handle).
+    /// Whether the stack is of work that came to another thread by a [`Handle`](crate::Handle).
     pub by_handle: bool,
-    /// For how long the code was seen there.
+    /// For how long the code was seen with this stack.
     #[serde(serialize_with = "json::seconds")]
     pub time: Duration,
-    /// How many samples saw the code there.
+    /// How many samples saw the code with this stack.
     pub samples: u64,
 }
 
-/// What a function took.
+/// The time that was spent in a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FunctionTime {
     /// The function, as the program's symbols name it.
     pub function: String,
-    /// Whether it belongs to std, to the C library, to a runtime, to a web framework, or to this crate.
+    /// Whether the function belongs to std, to the C library, to a runtime, to a web framework, or to this crate.
     pub foreign: bool,
-    /// The time in the function itself, and not in functions that it called.
+    /// The time in the function itself, without the functions that it called.
     #[serde(serialize_with = "json::seconds")]
     pub itself: Duration,
     /// The time in the function and in all that it called.
     #[serde(serialize_with = "json::seconds")]
     pub total: Duration,
-    /// The part of `total` that was a wait.
+    /// The part of `total` in which the code waited.
     #[serde(serialize_with = "json::seconds")]
     pub waiting: Duration,
 }

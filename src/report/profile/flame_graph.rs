@@ -1,5 +1,3 @@
-//! A profile as a flame graph.
-
 use inferno::flamegraph::color::{BasicPalette, Color, Palette, PaletteMap};
 use inferno::flamegraph::{self, Options};
 
@@ -15,7 +13,8 @@ const BLUE: Color = Color { r: 116, g: 169, b: 207 };
 impl ProfileReport {
     /// The profile as a flame graph: an SVG for a browser, with a search, and with frames that can be zoomed.
     ///
-    /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at [`folded`](Self::folded).
+    /// The width of a frame is its time. A stack that waits ends in a blue frame, as described at
+    /// [`folded`](Self::folded).
     ///
     /// A run of functions of std, of runtimes and of this crate between your functions is drawn as one frame, such as
     /// `(std and tokio)`. The innermost run is an exception. If your code computes in it, all its functions are drawn.
@@ -60,9 +59,9 @@ impl ProfileReport {
     }
 }
 
-/// The names that are drawn for a stack, innermost first. The innermost functions of a stack may not be the program's
-/// (`foreign`). If the stack waits, only one of these is drawn: the one that the program called. If the stack runs, all
-/// of them are drawn, since they use the processor. If the stack has no function of the program's, all are drawn too.
+/// The names that are drawn for a stack, innermost first. The innermost functions may not be the program's (`foreign`).
+/// If the stack runs, they are all drawn, because they use the processor. If the stack waits, only the one that the
+/// program called is drawn. If the stack has no function of the program, all are drawn.
 fn names(stack: &ProfileStack) -> Vec<String> {
     let frames = &stack.frames;
     let innermost = frames.iter().take_while(|frame| frame.foreign).count();

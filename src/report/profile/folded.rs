@@ -16,11 +16,11 @@ pub(super) const WAITING: &str = "[waiting]";
 impl ProfileReport {
     /// The profile as folded stacks, for `inferno-flamegraph`, `flamegraph.pl`, speedscope and others.
     ///
-    /// Each line has the functions of a stack, outermost first, with semicolons between them; then a space and the time in
-    /// microseconds. A stack that waits ends in a frame that says so: `[waiting] recvfrom at src/cache.rs:74` if it is blocked in
-    /// a system call, `[waiting] await at src/cache.rs:74` if it is a pending future. The place is the innermost one of the
-    /// program's own code. Work that came to other threads by a handle is beneath the frame `[other threads]`. Time of which
-    /// nothing is known is in the frame `[missed]`.
+    /// Each line has the functions of a stack, outermost first, with semicolons between them; then a space and the time
+    /// in microseconds. A stack that waits ends in a frame that says so: `[waiting] recvfrom at src/cache.rs:74` if it
+    /// is blocked in a system call, `[waiting] await at src/cache.rs:74` if it is a pending future. The place is the
+    /// innermost one of the program's own code. Work that came to other threads by a handle is beneath the frame
+    /// `[other threads]`. Time of which nothing is known is in the frame `[missed]`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -38,7 +38,7 @@ impl ProfileReport {
         self.folded_by(|stack| stack.frames.iter().map(|frame| frame.function.clone()).collect())
     }
 
-    /// As [`folded`](Self::folded), with the frames that `names` returns for a stack, innermost first.
+    /// Like [`folded`](Self::folded), but `names` returns the names of a stack's frames, innermost first.
     pub(super) fn folded_by(&self, names: impl Fn(&ProfileStack) -> Vec<String>) -> String {
         let mut lines: BTreeMap<String, Duration> = BTreeMap::new();
         for stack in self.stacks() {

@@ -1,5 +1,3 @@
-//! The functions of a profile.
-
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,7 +8,7 @@ use super::contents::{FunctionTime, ProfileStack};
 pub(super) fn functions(stacks: &[ProfileStack]) -> Vec<FunctionTime> {
     let mut functions: HashMap<&str, FunctionTime> = HashMap::new();
     for stack in stacks {
-        // A function that calls itself is counted once.
+        // A function that calls itself is in the stack several times. Its time counts only once.
         let mut counted = HashSet::new();
         for (depth, frame) in stack.frames.iter().enumerate() {
             let function = functions.entry(&frame.function).or_insert_with(|| FunctionTime {

@@ -1,5 +1,3 @@
-//! A future that is profiled.
-
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -53,7 +51,7 @@ impl<F: Future> Future for Profiled<F> {
             polled
         });
         polled.map(|output| {
-            // The profile also covers the drop of the future, so the drop is in a visit.
+            // The time of the future's drop belongs to the profile, so the future is dropped inside a visit.
             visit(shared.id, || this.future.set(None));
             let report = this.session.take().map_or_else(ProfileReport::empty, Session::end);
             (output, report)

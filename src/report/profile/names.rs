@@ -15,7 +15,7 @@ use crate::report::{awaits, blocked};
 pub(super) fn named(recording: &Recording) -> Vec<ProfileStack> {
     let mut seen: Vec<(&Seen, Count)> =
         recording.seen.iter().map(|(seen, count)| (&**seen, *count)).collect();
-    // If stacks are merged, the lines of the first one are kept. So the stack with the most time comes first.
+    // If stacks are merged, the lines of the first stack are kept. So the stack with the most time comes first.
     seen.sort_by_key(|(_, count)| Reverse(count.time));
     let mut names = Names::new();
     let mut resolve = |addresses: &[u64]| names.resolve(&recording.modules.with_addresses(addresses), None);
@@ -51,7 +51,8 @@ struct Merged {
     positions: HashMap<Key, usize>,
 }
 
-/// `by_handle`, what the code was doing, the functions, and the line at which the code waits (`None` if it ran).
+/// Stacks with the same key are merged. The key is `by_handle`, what the code was doing, the functions, and the line at
+/// which the code waits (`None` if it ran).
 type Key = (bool, Doing, Vec<String>, Option<u32>);
 
 impl Merged {

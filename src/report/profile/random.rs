@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 pub(super) struct Random(u64);
 
 impl Random {
-    /// Begins at a random state, as std's maps do.
+    /// Begins at a random state, as std's maps do. The state must not be 0.
     pub(super) fn new() -> Self {
         Self(RandomState::new().hash_one(0_u8) | 1)
     }

@@ -1,4 +1,4 @@
-//! What was seen of a profile, without names. Its memory has a bound.
+//! The samples of a profile, without the names of functions. Its memory has a bound.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,21 +9,19 @@ use crate::report::stack::raw::RawStack;
 const INNER: usize = 192;
 const OUTER: usize = 63;
 
-/// A long stack is recorded without its middle. This stands for the addresses between the `INNER` innermost ones and
-/// the `OUTER` outermost ones.
+/// Stands in a recorded stack for the addresses that were left out of its middle.
 const GAP: u64 = 0;
 
 const MOST_REASONS: usize = 8;
 
-/// What the code was doing at a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Doing {
-    /// It ran on a thread, or was ready to run.
+    /// The code ran, or was ready to run.
     Running,
-    /// Its thread was blocked in the system call with this number. `None` if it was in no system call, or the number is
-    /// not kept.
+    /// The thread was blocked in the system call with this number. `None` if the thread was in no system call, or if
+    /// the number is not kept.
     Blocked(Option<i64>),
-    /// It was a future between two polls.
+    /// The code was a future between two polls.
     Pending,
 }
 
@@ -33,13 +31,12 @@ pub(super) enum Place {
     Stack(Box<[u64]>),
     /// A future waits at all these places at once.
     Awaits(Vec<Box<[u64]>>),
-    /// A future is pending, and it is not known where.
+    /// A future is pending, and it is not known where it waits.
     Unknown,
     /// The place was not recorded, because the profile had recorded as many places as it may.
     LeftOut,
 }
 
-/// What a sample saw.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Seen {
     /// Whether the sampled thread did work that came to it by a handle.
@@ -73,11 +70,11 @@ pub(super) struct Recording {
     pub(super) elapsed: u64,
     /// In nanoseconds.
     period: u64,
-    /// How many different entries `seen` keeps.
+    /// Once `seen` has this many entries, samples that have no entry are counted with [`Place::LeftOut`].
     most: usize,
     pub(super) seen: HashMap<Arc<Seen>, Count>,
-    /// What the last sample of the profile's own code saw; `None` if it saw nothing. [`end`](Self::end) corrects the
-    /// time of this entry.
+    /// The entry in `seen` of the last sample of the profile's own code. `None` if that sample saw nothing.
+    /// [`end`](Self::end) may correct the entry's time.
     last: Option<Arc<Seen>>,
     /// The time for which nothing was seen of the profile's own code.
     pub(super) missed: Count,
@@ -142,10 +139,10 @@ impl Recording {
         }
     }
 
-    /// Makes the sum of the times equal to the time that has elapsed. It is not equal before, because the end of the
-    /// profile has cut the last period short. If that period had a sample, it was counted as a whole, otherwise not at
-    /// all. So this adds the difference to the time of the last sample, or takes it off. But `missed` gets the
-    /// difference if the last sample saw nothing, or if two periods or more have passed without a sample.
+    /// Makes the sum of the times equal to the elapsed time. They differ because the end of the profile has cut the
+    /// last period short: if that period had a sample, it was counted as a whole, and otherwise not at all. The time of
+    /// the last sample is corrected by the difference. But `missed` is corrected if the last sample saw nothing, or if
+    /// two periods or more have passed without a sample.
     pub(super) fn end(&mut self, now: u64) {
         self.elapsed = now.saturating_sub(self.began);
         let last = self.last.as_ref().and_then(|last| self.seen.get_mut(last)).map(|count| &mut count.time);

@@ -1,5 +1,3 @@
-//! What a profile says.
-
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,8 +22,8 @@ use crate::sync::SetOnce;
 /// its functions and its stacks.
 ///
 /// All of these show the names of functions. **The names are found only when they are needed.** To find them, the
-/// program's file is read. This takes some milliseconds, or a hundred for a large program. So do it in `spawn_blocking`
-/// in async code. The clones of a report share the names.
+/// program's file is read. This takes some milliseconds, or a hundred for a large program. In async code, call these
+/// methods in `spawn_blocking`. The clones of a report share the names.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,7 +78,7 @@ impl ProfileReport {
         Duration::from_nanos(self.0.recording.elapsed)
     }
 
-    /// How many samples a second were asked for. 0 if the profile has not begun.
+    /// How many samples a second were asked for. 0 if the profile has not begun, or if its samples were lost in a fork.
     pub fn frequency(&self) -> u32 {
         self.0.setup.as_ref().map_or(0, |setup| setup.frequency)
     }
@@ -95,13 +93,13 @@ impl ProfileReport {
         Duration::from_nanos(self.sum(|seen| !seen.by_handle && seen.doing == Raw::Running).time)
     }
 
-    /// The time in which the code was blocked in a system call, or was a pending future.
+    /// The time in which the code was blocked, or was a pending future.
     pub fn waiting(&self) -> Duration {
         Duration::from_nanos(self.sum(|seen| !seen.by_handle && seen.doing != Raw::Running).time)
     }
 
-    /// The time of which nothing is known: [`notes`](Self::notes) say why. If a profile ends before its first sample,
-    /// this is all of its time.
+    /// The time of which nothing is known. [`notes`](Self::notes) may say why. If a profile ends before its first
+    /// sample, this is all of its time.
     pub fn missed(&self) -> Duration {
         Duration::from_nanos(self.0.recording.missed.time)
     }
@@ -146,7 +144,6 @@ impl ProfileReport {
 
 impl Serialize for ProfileReport {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        /// A time of day.
         #[derive(serde::Serialize)]
         #[serde(transparent)]
         struct Time(#[serde(serialize_with = "json::time")] SystemTime);

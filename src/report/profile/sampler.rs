@@ -1,12 +1,12 @@
 //! The thread that takes the samples. There is one for all profiles that run, and none if no profile runs.
 //!
 //! Each period of a profile has one sample, at a random point. So the samples do not follow the rhythm of the program.
-//! A sample stands for its period, and for the periods before it that had none. A thread is looked at as in a report:
-//! from outside if the thread is blocked, by a signal if it runs. The same copy has the thread's visits. They tell to
-//! which profile the stack belongs.
+//! A sample stands for its period, and for the periods before it that had no sample. A thread is copied as for a
+//! report: from outside if the thread is blocked, by a signal if it runs. The copy also has the thread's visits to
+//! profiles (`thread/visit.rs`). They tell to which profiles the stack belongs.
 //!
-//! The thread asks the system to be woken promptly. Otherwise, if all processors are busy, the thread would run mostly
-//! at the moments at which the profiled thread has just blocked. So it would see too many waits.
+//! The sampling thread asks the system to wake it promptly. Otherwise, if all processors are busy, it would run mostly
+//! when the profiled thread has just blocked, and so would see too many waits.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,17 +29,16 @@ use crate::thread::visit::{Visit, VisitCopy};
 use crate::time::clock;
 use crate::watchdog;
 
-/// How many threads one sample looks at, at most.
 const MOST_THREADS: usize = 64;
 
-/// How long a running thread may take to copy itself.
+/// How long a sample waits until a running thread has copied its own stack.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How many times one sample tries to find the profile's own code. A try looks first at the threads, then at the
-/// pending futures. It may miss a future that begins a poll between these two looks. So there are other tries.
+/// How many times one sample tries to find the profile's own code. Each try looks first at the threads, then at the
+/// pending futures. It may miss a future that begins a poll between these two looks. Then the sample tries again.
 const ATTEMPTS: usize = 12;
 
-/// If a thread is not looked at for so many nanoseconds, its files in `/proc` are closed.
+/// If a thread is not looked at for this many nanoseconds, its files in `/proc` are closed.
 const UNUSED: u64 = 1_000_000_000;
 
 #[derive(Debug)]
@@ -56,14 +55,12 @@ struct Running {
     has_thread: bool,
 }
 
-/// A profile that runs.
 #[derive(Debug)]
 struct Entry {
     shared: Arc<Shared>,
     /// The profiles inside which this profile was begun.
     outer: Vec<ProfileId>,
     periods: Periods,
-    /// When the next sample is due.
     next: u64,
 }
 
@@ -97,7 +94,7 @@ impl Profiler {
             let mut due = running.due(now);
             let lineage = running.lineage();
             drop(running);
-            // A panic must not end the thread, since the thread serves the other profiles too.
+            // A panic must not end the thread, because the thread also serves other profiles.
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| sampler.sample(&mut due, &lineage))) {
                 drop_quietly(payload);
                 sampler = Sampler::new();
@@ -131,7 +128,7 @@ impl Running {
 }
 
 impl Periods {
-    /// The beginning of the first period without a sample.
+    /// The beginning of the first period that is not over.
     fn start(&self) -> u64 {
         self.began + self.done * self.length
     }
@@ -173,7 +170,7 @@ pub(super) fn add(shared: &Arc<Shared>, began: u64, length: u64) -> bool {
     has_thread
 }
 
-/// Ends the sampling of a profile. A sample that is being taken at this moment does not count any more.
+/// Ends the sampling of a profile. A sample that is being taken at this moment does not count.
 pub(super) fn remove(profile: ProfileId) {
     let profiler = PROFILER.get();
     let mut running = lock(&profiler.running);
@@ -189,7 +186,7 @@ pub(super) fn remove(profile: ProfileId) {
 
 struct Due {
     shared: Arc<Shared>,
-    /// The periods before this sample.
+    /// The state of the periods before this sample.
     periods: Periods,
     /// `periods.done` after this sample. `None` until the profile's own code is found.
     done: Option<u64>,
@@ -197,8 +194,8 @@ struct Due {
 
 impl Due {
     /// The nanoseconds that a sample at this moment stands for. Call this after the thread was copied. A thread that
-    /// waits for a processor copies itself late. It does not move while it waits, so its sample stands for the wait
-    /// too.
+    /// waits for a processor copies its stack late, and stays at the same place meanwhile. So the sample stands for
+    /// that wait too.
     fn time(&self) -> u64 {
         self.periods.without_sample(clock::real_now())
     }
@@ -219,12 +216,12 @@ impl Due {
     }
 }
 
-/// Maps each running profile to the profiles that it runs in.
+/// Maps each running profile to the profiles inside which it was begun.
 struct Lineage(HashMap<ProfileId, Vec<ProfileId>>);
 
 impl Lineage {
-    /// The thread's outermost visit to the profile. If it makes none: its outermost visit to a profile that was started
-    /// inside this profile.
+    /// The outermost of the thread's visits to the profile. If there is none: its outermost visit to a profile that was
+    /// begun inside this profile. `None` if the thread is in neither.
     fn visit_of<'a>(&self, profile: ProfileId, visits: &'a Visits) -> Option<&'a VisitCopy> {
         let is_within =
             |visit: &&VisitCopy| self.0.get(&visit.profile).is_some_and(|outer| outer.contains(&profile));
@@ -253,7 +250,7 @@ struct Open {
 /// A thread whose stack is being copied for a sample.
 struct Look {
     begun: Begun,
-    /// The visits before the copy. The thread may have ended some of them since.
+    /// The thread's visits, read before the copy was begun. The thread may have ended some of them since.
     before: Visits,
 }
 
@@ -316,7 +313,7 @@ impl Sampler {
         looks
     }
 
-    /// Counts one sample of a thread in each profile that the thread visits.
+    /// Counts one sample of a thread in each profile whose code the thread runs.
     fn count_thread(
         &mut self,
         copy: &Copy,

@@ -1,5 +1,3 @@
-//! One run of a profile, from its beginning to its end.
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +60,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // After `end` the profile is done already, so this changes nothing.
+        // If `end` was called, the profile is done, and this call changes nothing.
         self.end_now();
     }
 }

@@ -1,5 +1,3 @@
-//! The settings of one profile.
-
 use std::borrow::Cow;
 
 #[derive(Clone, Debug)]

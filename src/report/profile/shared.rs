@@ -16,7 +16,7 @@ use crate::time::clock;
 pub(super) struct Shared {
     pub(super) id: ProfileId,
     state: ForkMutex<State>,
-    /// Only of a future.
+    /// Used only if a future is profiled.
     waiting: ForkMutex<Waiting>,
 }
 
@@ -34,7 +34,7 @@ struct Running {
 }
 
 impl Running {
-    /// Makes the report. `unsettled`: the samples of the pending future for which it is not known where it waited.
+    /// Makes the report. `unsettled`: the samples that found the future pending, but do not know at which place.
     fn end(self, unsettled: Count) -> ProfileReport {
         let Self { setup, mut recording, process } = self;
         if !process.is_current() {
@@ -73,10 +73,10 @@ impl Shared {
         self.waiting.lock().map(|mut waiting| look(&mut waiting))
     }
 
-    /// Ends the profile.
+    /// Ends the profile, and returns its report. A second call returns the same report.
     pub(super) fn end(&self) -> ProfileReport {
-        // The drop of `waiting` may run the user's code, since it may hold the user's waker. So it happens outside of
-        // the lock.
+        // `waiting` may hold the user's waker, whose drop may run the user's code. So `waiting` is taken out, and is
+        // dropped outside of the locks.
         let waiting = self.wait(std::mem::take).unwrap_or_default();
         let Some(mut state) = self.state.lock() else { return ProfileReport::lost() };
         let report = match std::mem::replace(&mut *state, State::Idle) {
@@ -88,7 +88,6 @@ impl Shared {
         report
     }
 
-    /// What is known so far.
     pub(super) fn report(&self) -> ProfileReport {
         let unsettled = self.wait(|waiting| waiting.unsettled()).unwrap_or_default();
         let Some(state) = self.state.lock() else { return ProfileReport::lost() };
@@ -101,7 +100,7 @@ impl Shared {
         running.end(unsettled)
     }
 
-    /// Begins a poll. Returns whether it is to be traced.
+    /// Begins a poll. Returns `true` if the poll is to be traced.
     pub(super) fn begin_poll(&self, began: u64) -> bool {
         let elapsed = clock::real_now().saturating_sub(began);
         let (is_traced, waker) = self.wait(|waiting| waiting.begin_poll(elapsed)).unwrap_or_default();

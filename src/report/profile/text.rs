@@ -9,7 +9,6 @@ use crate::error::{OneLine, Rounded};
 /// How many functions a table shows at most.
 const ROWS: usize = 20;
 
-/// The profile in one line.
 pub(super) struct Summary<'a>(pub(super) &'a ProfileReport);
 
 impl Display for Summary<'_> {

@@ -1,8 +1,8 @@
 //! Where a profiled future waits between its polls.
 //!
 //! A poll that is *traced* (`awaits.rs`) finds where the future waits until the next poll. Tracing costs microseconds,
-//! so it has a budget, and some polls are not traced. A sample may find the future pending after such a poll. Then the
-//! task is woken, and its next poll is traced. That poll tells for the sample where the future waited.
+//! so it has a budget, and some polls are not traced. If a sample finds the future pending after a poll that was not
+//! traced, the sample wakes the task. The next poll is traced, and the place that it finds counts for the sample.
 
 use std::mem;
 use std::task::Waker;
@@ -12,7 +12,7 @@ use crate::report::awaits::AwaitCopies;
 use crate::report::stack::Unwinder;
 use crate::report::stack::raw::RawStack;
 
-/// A guess of what a traced poll costs, in nanoseconds. The cost is not measured, because that would take time as well.
+/// A guess of what a traced poll costs, in nanoseconds. It is not measured, because that would itself take time.
 const COST: u64 = 5_000;
 
 /// Polls are traced while the traced polls together cost less than `FREE` nanoseconds plus one `PART`th of the elapsed
@@ -39,7 +39,6 @@ pub(super) struct Waiting {
     over: Option<(AwaitCopies, Count)>,
 }
 
-/// Where the future waits.
 #[derive(Debug, Default)]
 enum Places {
     #[default]
@@ -50,7 +49,6 @@ enum Places {
     Known(Place),
 }
 
-/// What a sample finds.
 #[derive(Debug)]
 pub(super) enum Found {
     /// A poll is under way.
@@ -63,7 +61,8 @@ pub(super) enum Found {
         poll: u64,
         owed: Count,
     },
-    /// The place will be known only after the next poll. So wake the task.
+    /// The place will be known only after the next poll. The caller must wake the task, unless an earlier sample has
+    /// taken the waker (`None`).
     Later(Option<Waker>),
 }
 

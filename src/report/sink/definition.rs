@@ -1,14 +1,12 @@
-//! What a sink is.
-
 use std::io;
 
 use crate::report::contents::Report;
 
 /// A place for reports. [`Policy::to`](crate::report::Policy::to) takes any number of them.
 ///
-/// Each sink has a thread of its own, behind a queue of 64 reports. So a sink may block, and one that hangs, fails or panics
-/// harms no scope and no other sink. Reports that it loses are counted in [`dropped`](crate::report::dropped). All signals are blocked
-/// on the thread.
+/// Each sink has a thread of its own, behind a queue of 64 reports. So a sink may block. A sink that hangs, fails or
+/// panics harms no scope and no other sink. [`dropped`](crate::report::dropped) counts the reports that a sink loses.
+/// All signals are blocked on the sink's thread.
 ///
 /// Any `Fn(&Report) + Send + Sync` is a sink:
 ///
@@ -45,11 +43,11 @@ use crate::report::contents::Report;
 /// # Ok::<(), io::Error>(())
 /// ```
 pub trait Sink: Send + Sync {
-    /// Writes the report. If this fails, the report counts as lost.
+    /// Writes the report. If this returns an error, the report counts as lost.
     fn write(&self, report: &Report) -> io::Result<()>;
 
-    /// Checks that the sink can write. [`Policy::install`](crate::report::Policy::install) calls this, and fails with
-    /// its error.
+    /// Checks that the sink can write. [`Policy::install`](crate::report::Policy::install) calls this. If this returns
+    /// an error, the policy is not installed.
     fn check(&self) -> io::Result<()> {
         Ok(())
     }

@@ -1,5 +1,3 @@
-//! Files in a directory.
-
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -15,11 +13,13 @@ use crate::sync::{AtomicU64, Ordering};
 /// Writes each report to a file of its own in a directory.
 ///
 /// The name of a file tells when it was written, by which process, and about what:
-/// `timebox-20261128T152049.123456Z-4711-000001-slow-GET_repos_42.txt`. A file appears complete or not at all. If it cannot be
-/// written (the disk is full), the report is lost, and [`dropped`](crate::report::dropped) counts it.
+/// `timebox-20261128T152049.123456Z-4711-000001-slow-GET_repos_42.txt`. A file appears complete or not at all. If a
+/// file cannot be written, for example because the disk is full, the report is lost, and
+/// [`dropped`](crate::report::dropped) counts it.
 ///
-/// The directory has a bound: [`keep`](Self::keep) files of [`keep_bytes`](Self::keep_bytes) together. The oldest of the reports
-/// in it make room, also those of other processes that write to the same directory. Other files are never touched.
+/// The directory holds at most [`keep`](Self::keep) reports, with at most [`keep_bytes`](Self::keep_bytes) bytes
+/// together. To make room, the oldest reports are removed, also those of other processes that write to the directory.
+/// Other files are never touched.
 ///
 /// ```
 /// use timebox::report::{Directory, Report, Sink};
@@ -62,9 +62,10 @@ impl Format {
 const UNFINISHED: Duration = Duration::from_secs(3600);
 
 impl Directory {
-    /// A directory, which is created if it is not there. A relative path counts from the directory that the process is in now.
+    /// A directory, which is created if it is not there. A relative path is resolved now, from the current directory of
+    /// the process.
     ///
-    /// Files are texts, at most 1000 of them, of 64 MiB together.
+    /// The files are texts, at most 1000 of them, of 64 MiB together.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -89,7 +90,7 @@ impl Directory {
         self
     }
 
-    /// Sets how many files there may be, at least one.
+    /// Sets how many files there may be. 0 counts as 1.
     ///
     /// ```
     /// # use timebox::report::{Directory, Report, Sink};
@@ -108,7 +109,7 @@ impl Directory {
         self
     }
 
-    /// Sets how many bytes the files may have together. A report that alone has more than that is lost.
+    /// Sets how many bytes the files may have together. A report that is larger than this is lost.
     ///
     /// ```
     /// # use timebox::report::{Directory, Report, Sink};

@@ -1,5 +1,3 @@
-//! Where reports go.
-
 mod definition;
 mod directory;
 mod stderr;

@@ -1,5 +1,3 @@
-//! The standard error stream.
-
 use std::io::{self, Write};
 
 use super::definition::Sink;

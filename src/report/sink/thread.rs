@@ -1,5 +1,3 @@
-//! The thread of a sink, and its queue.
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
@@ -11,13 +9,12 @@ use crate::sync::callback::drop_quietly;
 use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock, os};
 
-/// A sink with its queue.
 pub(crate) struct SinkThread {
     sink: Arc<dyn Sink>,
     queue: Queue<Arc<Report>>,
 }
 
-/// The sinks of this process that may still have reports to write. The sinks of a replaced policy may have some, too.
+/// The sinks of this process that may have reports to write. Sinks of policies that were replaced may be among them.
 static ALL: PerProcess<Mutex<Vec<Weak<SinkThread>>>> =
     PerProcess::new(Mutex::new(Vec::new()), || Mutex::new(Vec::new()));
 
@@ -58,7 +55,8 @@ impl SinkThread {
     }
 }
 
-/// Waits until all sinks have written what was submitted; `false` if the time `until` comes first.
+/// Waits until all sinks have written what was submitted, and returns `true`. Returns `false` if the time `until` comes
+/// first.
 pub(crate) fn wait_for_all(until: u64) -> bool {
     let all: Vec<_> = lock(ALL.get()).iter().filter_map(Weak::upgrade).collect();
     let mut done = true;

@@ -1,5 +1,3 @@
-//! The sink that writes reports as events of the crate `tracing`.
-
 use std::io;
 
 use ::tracing::{Level, event};
@@ -9,9 +7,10 @@ use crate::report::contents::{Activity, Report};
 
 /// Writes each report as an event of [`tracing`](::tracing). The level is `WARN`, the target `timebox`.
 ///
-/// The message is the [`headline`](Report::headline). The fields are `kind`, `label`, `location`, `elapsed` and `limit` (in
-/// seconds), `thread`, `thread_id`, `blocked_in`, `function`, `file`, `line`, `suppressed`, and `report`, which is the whole
-/// text. A field without a value is left out. The event has no span around it, because it is made on the sink's own thread.
+/// The message is the [`headline`](Report::headline). The fields are `kind`, `label`, `location`, `elapsed` and `limit`
+/// (in seconds), `thread`, `thread_id`, `blocked_in`, `function`, `file`, `line`, `suppressed`, and `report`, which is
+/// the whole text. A field without a value is left out. The event has no span around it, because it is made on the
+/// sink's own thread.
 ///
 /// ```
 /// use timebox::report::{Report, Sink, Tracing};

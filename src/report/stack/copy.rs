@@ -7,8 +7,8 @@ use super::reason::{Reason, Reasons};
 use super::visits::Visits;
 use crate::scope::{ReadMemory, ScopeCopies};
 
-/// How many bytes of a stack are copied at least, unless the stack has fewer. A copy for a profile has only the
-/// part that is profiled.
+/// How many bytes of a stack are copied at least, unless the stack has fewer. A copy for a profile may have fewer,
+/// because it has only the part that is profiled.
 const LEAST: usize = 64 << 10;
 
 /// How many bytes of a stack are copied at most.
@@ -84,7 +84,7 @@ impl StackCopy {
     }
 
     /// Copies the stack of the calling thread, or of a thread that does not run. `outermost`: the highest address that
-    /// matters; 0 if no such address is known. Neither allocates nor panics.
+    /// the copy must contain; 0 if no such address is known. Neither allocates nor panics.
     pub(super) fn fill(&mut self, registers: Registers, outermost: u64, memory: &impl ReadMemory) {
         self.fill_at_least(LEAST, registers, outermost, memory);
     }
@@ -154,11 +154,10 @@ impl std::fmt::Debug for StackCopy {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It ran, or was ready to run.
+    /// The thread ran, or was ready to run.
     Running,
-    /// It was blocked, in the system call [`Contents::call`].
+    /// The thread was blocked, in the system call [`Contents::call`].
     Blocked,
-    /// It has ended.
     Gone,
     #[default]
     Unknown,
@@ -170,11 +169,10 @@ pub(crate) struct Call {
     pub(crate) arguments: [u64; 6],
 }
 
-/// For how long a thread has run and has waited since it began.
+/// For how long a thread has run, and has waited for a processor, since it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuTimes {
     pub(crate) run: Duration,
-    /// The time during which it was ready to run, but got no processor.
     pub(crate) waited: Duration,
 }
 

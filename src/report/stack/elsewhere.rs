@@ -48,7 +48,6 @@ pub(crate) fn location(_scope: &ScopeCopy, _is_consistent: bool) -> Option<&'sta
     None
 }
 
-/// A thread of this process.
 #[derive(Debug)]
 pub(crate) struct Target(u32);
 
@@ -68,7 +67,6 @@ impl Target {
     }
 }
 
-/// A look that has begun.
 #[derive(Debug)]
 pub(crate) enum Begun {
     Copied(Copy),
@@ -91,7 +89,7 @@ pub(crate) fn begin(target: &Target) -> Begun {
     Begun::Copied(copy)
 }
 
-/// On this system no thread is asked to copy itself.
+/// On this system no thread is asked to copy its stack.
 #[derive(Debug)]
 pub(crate) enum Request {}
 

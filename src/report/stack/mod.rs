@@ -1,11 +1,11 @@
-//! The stack of another thread, taken without disturbing it.
+//! Copies and unwinds the stacks of other threads.
 //!
-//! [`begin`] looks at a thread from outside. If the thread is blocked, its registers are known to the system, and its stack
-//! is copied as it is (`task.rs`). If it runs, it is sent a signal, whose handler copies (`signal.rs`). The copy is unwound
-//! later, on another thread ([`Unwinder`]), and names are found last ([`Names`]).
+//! [`begin`] looks at a thread from outside. If the thread is blocked, the system tells its registers, and its stack is
+//! copied as it is (`task.rs`). If it runs, it gets a signal, whose handler copies the stack (`signal.rs`). The copy is
+//! unwound later, on another thread ([`Unwinder`]), and names are found last ([`Names`]).
 //!
-//! Neither way takes a lock that the program may hold. [`begin_prepared`] allocates nothing, and [`begin`] allocates only the
-//! memory for the copy, if none is left.
+//! Neither way takes a lock of the program. [`begin_prepared`] does not allocate. [`begin`] allocates memory for the
+//! copy if no spare memory is left.
 
 // On other systems no stack is taken, so much of this module is unused.
 #![cfg_attr(

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::platform::Modules;
 
-/// One frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RawFrame {
-    /// An address in the function: that of the call, not the one behind it.
+    /// An address in the function. In a function that has called another, it is inside the call instruction, not behind
+    /// it.
     pub(crate) address: u64,
     /// The address just above the frame: the function's locals are below it. `u64::MAX` if the address is not known.
     pub(crate) cfa: u64,
@@ -21,14 +21,11 @@ pub(crate) struct RawStack {
     pub(crate) truncated: bool,
     /// Whether frames may be wrong or missing.
     pub(crate) approximate: bool,
-    /// Sentences that say what is not certain.
     pub(crate) notes: Vec<String>,
-    /// If frames are missing in the middle of the stack: the index of the first frame after the gap. (Outer frames come
-    /// after inner ones.)
+    /// If frames are missing in the middle of the stack: the index of the first frame after the gap.
     pub(super) gap: Option<usize>,
     /// How many frames were found by a search for return addresses, since the unwind tables did not help.
     pub(super) scanned: usize,
-    /// The modules as they were when the stack was unwound.
     pub(super) modules: Arc<Modules>,
 }
 

@@ -1,6 +1,5 @@
 //! Why there is no stack, or what is not certain about it.
 
-/// A reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Unsupported,
@@ -76,7 +75,6 @@ impl Reason {
     }
 }
 
-/// A set of reasons. It needs no allocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reasons(u16);
 

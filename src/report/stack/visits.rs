@@ -1,12 +1,12 @@
-//! The visits of a thread to profiles, read from outside it.
+//! Copies of the records of a thread's visits to profiles (`thread/visit.rs`).
 
 use crate::scope::ReadMemory;
 use crate::thread::visit::{VisitCopy, WORDS};
 
-/// How many visits of a thread are read. A thread makes several at once if profiles are nested.
+/// How many visits of a thread are copied, at most. A thread has several at a time if profiles are nested.
 const MOST: usize = 8;
 
-/// The visits of a thread, innermost first.
+/// Innermost visit first.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Visits {
     visits: [VisitCopy; MOST],
@@ -26,8 +26,8 @@ impl Visits {
         self.count = 0;
     }
 
-    /// Copies the visits of a thread. `word` is the address of the thread's pointer to its innermost record. Neither
-    /// allocates nor panics. If the thread runs meanwhile, the copy may be nonsense.
+    /// Copies the visits of a thread. `word` is the address of the thread's pointer to the record of its innermost
+    /// visit. Neither allocates nor panics. If the thread runs meanwhile, the copy may be nonsense.
     pub(crate) fn fill(&mut self, word: u64, memory: &impl ReadMemory) {
         self.clear();
         let Some(pointer) = Pointer::read(word, memory) else { return };
@@ -49,7 +49,6 @@ impl Visits {
     }
 }
 
-/// A pointer of the program.
 struct Pointer;
 
 impl Pointer {

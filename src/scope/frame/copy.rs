@@ -44,7 +44,6 @@ impl<const N: usize> ShortText<N> {
     }
 }
 
-/// The copy of one scope.
 #[derive(Clone, Copy)]
 pub(crate) struct ScopeCopy {
     /// The address of the frame. Frames on the stack with a higher address are outside the scope.
@@ -61,7 +60,7 @@ pub(crate) struct ScopeCopy {
     pub(crate) unmeasured: bool,
     pub(crate) mocked: bool,
     pub(crate) label: ShortText<LABEL_BYTES>,
-    /// Names and values in turn, each followed by a zero byte.
+    /// Names and values in turn, each followed by a zero byte. A long text is cut.
     pub(crate) fields: ShortText<FIELDS_BYTES>,
     /// After how long the scope is reported as slow; [`NEVER`] if the scope has no such time of its own.
     pub(crate) warn_after: u64,
@@ -86,7 +85,6 @@ impl ScopeCopy {
         overdue_after: NEVER,
     };
 
-    /// The scope's own deadline.
     pub(crate) fn own(&self) -> u64 {
         self.entered.saturating_add(self.asked)
     }
@@ -95,7 +93,7 @@ impl ScopeCopy {
 /// Copies of the scopes of a thread, innermost first.
 pub(crate) struct ScopeCopies {
     count: usize,
-    /// Whether there are more scopes than [`MOST_SCOPES`].
+    /// Whether outer scopes are missing: there are more than [`MOST_SCOPES`], or a frame could not be read.
     pub(crate) is_cut: bool,
     scopes: [ScopeCopy; MOST_SCOPES],
 }
@@ -130,7 +128,6 @@ impl ScopeCopies {
         &self.scopes[..self.count]
     }
 
-    /// Forgets the copies.
     pub(crate) fn clear(&mut self) {
         self.count = 0;
         self.is_cut = false;
@@ -161,7 +158,8 @@ impl ScopeCopies {
 }
 
 /// Copies into `place` the scope whose frame is at the address `frame`. Returns the address of the next frame outwards.
-/// `None` if the frame cannot be read. (A copy that is returned would need more of a signal handler's small stack.)
+/// `None`: the frame cannot be read, or is no frame. (If the copy were returned, this would need more of a signal
+/// handler's small stack.)
 fn copy(frame: u64, memory: &impl ReadMemory, place: &mut ScopeCopy) -> Option<u64> {
     let bytes = Bytes::<{ size_of::<Scope>() }>::read(memory, frame)?;
     place.frame = frame;

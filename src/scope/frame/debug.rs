@@ -1,5 +1,3 @@
-//! The `Debug` of a scope.
-
 use std::fmt;
 
 use super::Scope;

@@ -16,17 +16,17 @@ impl Scope {
         }
     }
 
-    /// The time until which a future in this scope may be polled: each visible scope that is over has a grace, and this
-    /// is the earliest end of a grace. `now` if no scope is over.
+    /// The time until which a future in this scope may be polled: the earliest end of the graces of all visible scopes
+    /// that are over. `now` if no visible scope is over.
     pub(crate) fn polled_until(&self, now: u64) -> u64 {
         self.visible().filter_map(|scope| scope.graced_until(now)).min().unwrap_or(now)
     }
 
-    /// When the grace of this scope ends; `None` if neither the scope nor the handle with which it was entered is over.
+    /// When the grace of this scope ends. `None`: neither the scope nor the handle with which it was entered is over.
     ///
     /// If the scope itself is over, its grace began at its end. If the handle is over, a grace began at the handle's
-    /// end: the handle's or the scope's, whichever is longer. (The scope's too, because only the scope drops its
-    /// future.) If both are over, the grace that ends first counts.
+    /// end: the grace of the handle or that of the scope, whichever is longer. If both are over, the grace that ends
+    /// first counts.
     fn graced_until(&self, now: u64) -> Option<u64> {
         let grace = self.extras().map_or(0, |extras| crate::time::nanos(extras.options.grace));
         let own = self.end(now).map(|end| end.at.saturating_add(grace));

@@ -46,8 +46,8 @@ impl Scope {
     /// The error that code in this scope gets, once this scope or a scope around it is over.
     #[cold]
     pub(crate) fn error(&self, how: RaiseContext) -> TimeoutError {
-        // Held, because `mark_raised` may drop an earlier error. Then the drop of that error's source, which is foreign
-        // code, must not leave this scope.
+        // The frame is held, because `mark_raised` may drop an earlier error. The drop of that error's source is
+        // foreign code, and must not leave this scope.
         let _held = self.hold();
         let now = how.now;
         let mut chain = Chain::new(self.chain_link(now));
@@ -103,7 +103,7 @@ impl Scope {
         error
     }
 
-    /// Stores the error in the scope that it names. That scope's `run_or_else` needs it.
+    /// Stores the error in the scope that it names, for that scope's `run_or_else`.
     fn mark_raised(&self, error: &TimeoutError) {
         let named = self.visible().find(|scope| scope.id.get() == error.scope().get());
         if let Some(extras) = named.and_then(Scope::extras) {
@@ -159,8 +159,6 @@ impl Scope {
             error
         })
     }
-
-    // ===== Unwinding =====
 
     /// The scope that stops an unwinding that carries this error; `None` if no scope on this stack stops it.
     #[cfg(panic = "unwind")]

@@ -1,4 +1,4 @@
-//! For reports: when the watchdog looks at a scope.
+//! Decides when the watchdog looks at a scope for a report.
 
 use std::mem::MaybeUninit;
 
@@ -37,12 +37,12 @@ impl Scope {
         }
     }
 
-    /// Called while the scope is being entered. Returns whether reports are on. If so, arms this scope's deadline and
-    /// the watchdog's first look at this scope. A poll's deadline is armed even if its future has a timer, because the
-    /// watchdog must notice a stuck poll.
+    /// Called while the scope is being entered. `false`: reports are off, and nothing is armed. `true`: the scope's
+    /// deadline is armed, and the watchdog's first look at the scope, if the scope needs a look. A poll's deadline is
+    /// armed even if its future has a timer, because the watchdog must notice a stuck poll.
     ///
-    /// The first look comes after half of the limit or of `warn_after`, whichever is shorter. It notes how long the
-    /// thread has run. So the report can tell slow code from a thread that gets no processor.
+    /// The first look comes after half of the limit or of `warn_after`, whichever is shorter. In this look the watchdog
+    /// notes how long the thread has run, so that the report can tell slow code from a thread that gets no processor.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn arm_if_watched(&mut self, thread: &Thread, effective: u64) -> bool {
         if !is_watched() {

@@ -17,7 +17,6 @@ impl Scope {
         self.undo.get_mut().has(Undo::FLAG)
     }
 
-    /// The scope's identity. `None` if nobody has asked for it yet.
     pub(crate) fn known_id(&self) -> Option<ScopeId> {
         ScopeId::from_raw(self.id.get())
     }
@@ -27,7 +26,8 @@ impl Scope {
         self.node.get()
     }
 
-    /// The scope's node. If there is none, makes first the nodes of the visible scopes around this one, then this node.
+    /// The scope's node. If there is none, first makes the nodes of the visible scopes around this one, and then the
+    /// node.
     pub(crate) fn node(&self) -> &Arc<Node> {
         if self.node.get().is_none() {
             // A loop instead of a recursion: so many scopes may be open that a recursion would overflow the stack.
@@ -37,8 +37,8 @@ impl Scope {
             }
             Thread::with(|thread| {
                 innermost(thread, |scope| scope.into_iter().for_each(|scope| scope.refresh_flag(thread)));
-                // If this thread has seen the deadline pass, the new node must be over too, even if the watchdog has
-                // not noticed yet.
+                // If this thread has seen the deadline pass, the new node must be over from the start, even if the
+                // watchdog has not noticed the deadline yet.
                 self.make_node().expire(thread.now.get());
             });
         }

@@ -1,5 +1,5 @@
-/// What leaving a scope has to undo, besides making the outer frame the innermost again. For most scopes that is
-/// nothing.
+/// What must be undone when a scope is left, besides making the outer frame the innermost again. For most scopes this
+/// is nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Undo(u8);
 

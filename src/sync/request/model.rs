@@ -1,8 +1,9 @@
-//! Loom models of requests. A thread that is asked waits for a model of a signal, and then serves in place of its handler.
+//! Loom models of requests. A thread that is asked waits for a model of a signal, and then does what its handler would
+//! do.
 //!
-//! A handler may also run for a signal that the requester did not send, or sent for an earlier request. So some models call
-//! [`Slots::serve`] on a thread that nothing orders after the request. Loom itself finds a value that two threads use at
-//! once ("Causality violation").
+//! A handler may also run for a signal that the requester did not send, or sent for an earlier request. So some models
+//! call [`Slots::serve`] on a thread that nothing orders after the request. Loom itself finds a value that two threads
+//! use at once ("Causality violation").
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::{Request, Slots, Unserved, Waited};
 use crate::sync::model::models;
 use crate::sync::{AtomicU32, Ordering};
 
-// Threads.
+// The numbers of two threads.
 const A: u32 = 1;
 const B: u32 = 2;
 
@@ -33,7 +34,6 @@ impl Page {
     }
 }
 
-/// A futex for one sleeper.
 #[derive(Default)]
 struct Futex(Mutex<()>, Condvar);
 
@@ -140,7 +140,6 @@ impl Signals {
     }
 }
 
-/// Starts a thread that serves at each signal.
 fn start<const N: usize>(process: &Arc<Process<N>>, thread: u32) -> (Signals, JoinHandle<()>) {
     let signals = Signals::default();
     let (process, receiver) = (Arc::clone(process), signals.clone());
@@ -164,7 +163,7 @@ fn a_request() {
     process.assert_free();
 }
 
-/// As `a_request`, with the two steps of the requester in the wrong order.
+/// As `a_request`, but the requester sends the signal before it makes the request.
 fn a_signal_before_its_request() {
     let process = Process::<1>::new();
     let (signals, thread) = start(&process, A);
@@ -175,8 +174,8 @@ fn a_signal_before_its_request() {
     thread.join().unwrap();
 }
 
-/// The handler runs for a signal that was not sent for this request. The requester gives up at each moment. Then it uses
-/// the slot for another request, if it can.
+/// The handler runs for a signal that was not sent for this request. The requester gives up, perhaps while the handler
+/// runs. Then it uses the slot for another request, if it can.
 fn a_request_that_is_given_up() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -189,7 +188,6 @@ fn a_request_that_is_given_up() {
     process.assert_free();
 }
 
-/// The requester waits until the handler has begun, and then gives up.
 fn a_handler_that_takes_too_long() {
     let process = Process::<1>::new();
     let (signals, thread) = start(&process, A);
@@ -207,7 +205,6 @@ fn a_handler_that_takes_too_long() {
     process.assert_free();
 }
 
-/// The request is dropped, or cancelled, instead of waited for.
 fn a_request_that_is_dropped() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -217,7 +214,7 @@ fn a_request_that_is_dropped() {
     process.assert_free();
 }
 
-/// As when the signal is refused, but another signal runs the handler.
+/// The requester cancels its request, as if the signal was refused. But another signal runs the handler.
 fn a_request_that_is_cancelled() {
     let process = Process::<1>::new();
     let handler = process.serve_some_time(A);
@@ -262,7 +259,6 @@ fn two_requests_for_one_thread() {
     process.assert_free();
 }
 
-/// Two requesters want the same slot. One gets it at a time.
 fn two_requesters_of_one_slot() {
     let process = Process::<1>::new();
     let others = Arc::clone(&process);
@@ -272,8 +268,8 @@ fn two_requesters_of_one_slot() {
     process.assert_free();
 }
 
-/// A thread forks while it waits for a request, as it can in a handler of the program's own. In the child, the slot is used
-/// again.
+/// A thread forks while it waits for a request, for example in a signal handler of the program. In the child, the slot
+/// is used again.
 fn a_request_from_before_a_fork() {
     let process = Process::<1>::new();
     let old = process.ask(A).unwrap();

@@ -1,5 +1,3 @@
-//! A hook as the user describes it: its action, when it fires again, and the hooks that it escalates to.
-
 use std::fmt;
 use std::time::Duration;
 
@@ -8,19 +6,19 @@ use crate::sync::callback::Closure;
 
 /// An action taken when a scope is over, to unblock a foreign call.
 ///
-/// The hook may fire more than once, at any time from the moment the scope is over until the hook's registration ends. (For
-/// [`interruptible`](crate::interruptible), the registration ends with the call.) After that the hook is not running, and never
-/// runs again.
+/// The hook may fire more than once, from the moment the scope is over until the hook's registration ends. (For
+/// [`interruptible`](crate::interruptible), the registration ends with the call.) After that the hook is not running,
+/// and never runs again.
 ///
-/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. If it returns an `Err`, that is a
-/// [failure](crate::HookFailure): the failure is kept, and the hook fires again after ever longer pauses, up to a second. Any
-/// other result is ignored ([`HookResult`] lists the types). A panic in a hook is caught and kept too; std's panic hook
-/// reports it. A hook that panicked does not fire again.
+/// Any `FnMut() -> R + Send` converts into a hook that runs on a runner thread. If the closure returns an `Err`, the
+/// hook has [failed](crate::HookFailure). The failure is kept. While a hook fails, the pauses before it fires again get
+/// longer, up to a second. Any other result is ignored ([`HookResult`] lists the types). A panic in a hook is caught
+/// and kept; std's panic hook reports it. A hook that panicked does not fire again.
 ///
 /// A hook must not take a lock that the interrupted code holds, and must not wait for that code.
 ///
-/// The idea is C++20's `stop_callback`. A hook fires again until the call returns, because an interrupt that comes before
-/// the call has begun is lost.
+/// By default, the hook of an interruptible call fires again until the call returns, because an interrupt that comes
+/// before the call has begun is lost.
 ///
 /// # Examples
 ///
@@ -61,22 +59,22 @@ pub(super) struct Policy {
     pub(super) spoils: bool,
 }
 
-/// Whether and when a hook fires again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Repeat {
     /// The user has not chosen. `Entry::new` puts its `DefaultRepeat` here.
     Default,
     Once,
     Every(Duration),
-    /// After 0.5 ms, and then after pauses that double: up to 64 ms, or up to a second while the hook fails.
+    /// The hook fires again after 0.5 ms, and then after pauses that double: up to 64 ms, or up to a second while it
+    /// fails.
     Backoff,
 }
 
 impl<'a> Hook<'a> {
     /// A hook that runs on a runner thread (`timebox-hook`) and may block.
     ///
-    /// If several hooks are due at once, those of inner scopes start first. Each runs on a thread of its own, so they may
-    /// overlap.
+    /// If several hooks are due at once, the hooks of inner scopes start first. Each runs on a thread of its own, so
+    /// they may overlap.
     pub fn new<R: HookResult>(mut action: impl FnMut() -> R + Send + 'a) -> Self {
         let callback = Box::new(move || action().into_failure());
         Self {
@@ -86,9 +84,10 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// A hook that runs on the watchdog itself, some microseconds sooner. It must not block: the other hooks of the same cancel
-    /// or deadline wait for it, and all other expiries wait some milliseconds until another thread takes over. Typical actions
-    /// are to set a flag, to call `SQLite`'s interrupt, and to shut down a socket.
+    /// A hook that runs on the watchdog itself, some microseconds sooner than on a runner thread. It must not block:
+    /// the other hooks of the same cancel or deadline wait for it, and all other expiries wait some milliseconds until
+    /// another thread takes over. Typical actions are to set a flag, to call `SQLite`'s interrupt, and to shut down a
+    /// socket.
     pub fn inline<R: HookResult>(action: impl FnMut() -> R + Send + 'a) -> Self {
         let mut hook = Self::new(action);
         hook.policy.inline = true;
@@ -102,8 +101,8 @@ impl<'a> Hook<'a> {
     }
 
     /// Fires again and again, each time `interval` after the end of the last run. An interval of less than a tenth of a
-    /// millisecond counts as a tenth of a millisecond. While the hook fails, each pause is twice as long as the last, up to a
-    /// second.
+    /// millisecond counts as a tenth of a millisecond. While the hook fails, each pause is twice as long as the last,
+    /// up to a second. An interval of more than a second stays as it is.
     pub fn every(mut self, interval: Duration) -> Self {
         self.policy.repeat = Repeat::Every(interval);
         self
@@ -125,7 +124,7 @@ impl<'a> Hook<'a> {
         self
     }
 
-    /// Once this hook has fired, an `Ok` of the interrupted call counts as an error too.
+    /// Once this hook has fired, an `Ok` of the interrupted call counts as an error.
     pub fn spoils(mut self) -> Self {
         self.policy.spoils = true;
         self
@@ -169,6 +168,6 @@ pub(crate) struct Plan {
     /// The index of the hook's closure in the list that [`Hook::split`] returns.
     pub(super) index: usize,
     pub(super) policy: Policy,
-    /// The hooks that this hook escalates to, each with the delay after the first firing of this hook.
+    /// The hooks that this hook escalates to, each with the delay after the start of this hook's first run.
     pub(super) then: Vec<(Duration, Plan)>,
 }

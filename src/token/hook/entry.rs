@@ -1,5 +1,3 @@
-//! A registered hook: how it runs, fires again, and ends.
-
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
@@ -20,11 +18,10 @@ use crate::watchdog::Timer;
 /// A future carries its hook from scope to scope. It makes an entry for each scope ([`again`](Self::again)), and retires the
 /// entry of the scope that it leaves.
 pub(crate) struct Entry {
-    /// The entries of one hook share the callback.
     callback: Arc<Callback>,
     policy: Policy,
     then: Vec<(Duration, Arc<Entry>)>,
-    /// The timers that will fire this entry again, and the timers of the hooks that it escalates to.
+    /// The timers of the hooks in `then`, and the timer for this entry's own next run, which comes last.
     timers: ForkMutex<Vec<Timer>>,
     /// Whether the first run has been claimed ([`claim`](Self::claim)), so that it is started only once.
     triggered: AtomicBool,
@@ -32,14 +29,12 @@ pub(crate) struct Entry {
     ended: AtomicBool,
     /// Whether the timers of the hooks in `then` were armed.
     escalates: AtomicBool,
-    /// Whether the future has left the scope of this entry. Then the entry begins no run. Set under the callback's
-    /// lock.
+    /// If `true`, the entry begins no further run: its future has left the scope, or has ended. Set under the
+    /// callback's lock.
     retired: AtomicBool,
-    /// The timers follow the clock of this environment.
     env: TestEnv,
 }
 
-/// Whether a hook fires again, if the user has chosen neither `once` nor `every`.
 #[derive(Clone, Copy)]
 pub(crate) enum DefaultRepeat {
     Once,
@@ -95,7 +90,7 @@ impl Entry {
         self.policy.inline
     }
 
-    /// The entry's scope is over: starts the first run. Called on the watchdog.
+    /// Starts the first run, unless it was claimed before. Called on the watchdog, when the entry's scope is over.
     pub(crate) fn trigger(self: Arc<Self>) {
         if self.claim() {
             self.dispatch();
@@ -104,11 +99,11 @@ impl Entry {
 
     /// Returns `true` for the first caller, which must start the first run. `false` for all others.
     pub(crate) fn claim(&self) -> bool {
-        // Relaxed: the flag publishes nothing else.
+        // Relaxed: the flag publishes no other data.
         !self.triggered.swap(true, Ordering::Relaxed)
     }
 
-    /// Runs an inline hook here, and gives any other to a runner thread. Called on the watchdog.
+    /// Runs an inline hook on this thread. Gives any other hook to a runner thread. Called on the watchdog.
     pub(crate) fn dispatch(self: Arc<Self>) {
         if self.policy.inline {
             self.run();
@@ -162,7 +157,7 @@ impl Entry {
     }
 
     fn escalate_later(self: &Arc<Self>) {
-        // Relaxed: the flag publishes nothing else.
+        // Relaxed: the flag publishes no other data.
         if !self.escalates.swap(true, Ordering::Relaxed) {
             for (after, entry) in &self.then {
                 self.schedule(nanos(*after), entry);
@@ -172,8 +167,8 @@ impl Entry {
 
     fn schedule(&self, after: u64, entry: &Arc<Entry>) {
         let Some(mut timers) = self.timers.lock() else { return };
-        // Checked under the lock of `timers`, which `cancel_timers` takes too. Otherwise a timer could be added just
-        // after `cancel_timers`, and would stay.
+        // Checked under the lock of `timers`, because `cancel_timers` takes this lock. Otherwise a timer could be added
+        // just after `cancel_timers`, and nobody would cancel it.
         if !self.callback.is_live() || self.is_retired() {
             return;
         }
@@ -181,29 +176,29 @@ impl Entry {
         let time = self.env.reading(clock::now()).saturating_add(after);
         let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
         if timers.len() > self.then.len() {
-            // There is one timer for each hook of `then`, and a last one, for the next run of this entry's own hook.
-            // That timer has fired, so the new one replaces it.
+            // The last timer was for the run of this entry that has just ended. It has fired, so the new timer replaces
+            // it.
             timers.pop();
         }
         timers.push(timer);
     }
 
     fn is_retired(&self) -> bool {
-        // Relaxed: ordered by the lock of the callback, or by the lock of the timers.
+        // Relaxed: the lock of the callback, or of the timers, orders this load.
         !mutant!(NoRetire) && self.retired.load(Ordering::Relaxed)
     }
 
-    /// The future leaves the scope: from now on this entry begins no run, even if another thread is about to begin one.
-    /// With `wait`, no run of this entry is in progress when this returns. The hook may still run for
-    /// [another](Self::again) entry.
+    /// Called when the future leaves the entry's scope. After this call the entry begins no run. With `wait`, this call
+    /// also waits for a run that is in progress. Later the hook may run for [another](Self::again) entry.
     pub(crate) fn retire(&self, wait: bool) {
         wake(self.callback.hold_back(wait, || self.retired.store(true, Ordering::Relaxed)));
         self.cancel_timers();
         self.then.iter().for_each(|(_, entry)| entry.retire(wait));
     }
 
-    /// Ends the hook and its `then` hooks. When this returns, none of them is running, and none ever will. The
-    /// exception is a call from inside the hook, or from inside another hook that this one waits for.
+    /// Ends the hook and its `then` hooks. When this returns, none of them is running, and none will run again.
+    /// Exception: a call from inside the hook, or from inside another hook that this hook waits for, does not wait for
+    /// the run.
     pub(crate) fn revoke(&self, ending: Ending) {
         wake(self.callback.revoke(ending));
         self.cancel_timers();
@@ -216,13 +211,14 @@ impl Entry {
         self.callback.is_revoked()
     }
 
-    /// Whether the hook or one that it escalates to is running. A hook that was revoked from inside itself still runs.
+    /// Whether this hook or a hook in `then` is running. A hook that revokes itself counts as running until its run
+    /// ends.
     pub(crate) fn is_running(&self) -> bool {
         self.callback.is_running() || self.then.iter().any(|(_, entry)| entry.is_running())
     }
 
     /// Like [`revoke`](Self::revoke), but does not block. `Pending` while another thread runs the hook or one of its
-    /// `then` hooks.
+    /// `then` hooks: then `waker` will be woken.
     pub(crate) fn poll_revoke(&self, waker: &Waker) -> Poll<()> {
         self.callback.begin_to_revoke();
         let mut poll = self.callback.poll_idle(std::ptr::from_ref(self).addr(), waker, || false);
@@ -238,9 +234,10 @@ impl Entry {
         poll
     }
 
-    /// Called when the future of this entry ends. Pending until this entry has run, and while the hook is running. If
-    /// `ends` is `true`, the hook ends with the future: the entry begins no second run. `waiter` is a number for the
-    /// waiting future. A new waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
+    /// Called when the future of this entry ends. Pending until this entry has run, and while another thread runs the
+    /// hook. Ready if the entry cannot run, for example because a shield suspends the hook. If `ends` is `true`, the
+    /// hook ends with the future: the entry begins no second run. `waiter` is a number for the waiting future. A new
+    /// waker with the same number replaces the earlier one ([`Callback::poll_idle`]).
     pub(crate) fn poll_first_run(&self, waiter: usize, waker: &Waker, ends: bool) -> Poll<()> {
         let is_to_come = || {
             let ended = self.has_ended();
@@ -278,11 +275,10 @@ impl Entry {
 
     /// Whether this entry has run, was refused a run, or is retired. If so, there is no first run to wait for.
     pub(crate) fn has_ended(&self) -> bool {
-        // Relaxed: ordered by the callback's lock. A caller without that lock asks again.
+        // Relaxed: the callback's lock orders this load. A caller without that lock asks again.
         self.ended.load(Ordering::Relaxed) || self.is_retired()
     }
 
-    /// Keeps the hook, and those that it escalates to, from beginning a run.
     pub(crate) fn suspend(&self) {
         self.callback.suspend();
         for (_, entry) in &self.then {
@@ -290,7 +286,6 @@ impl Entry {
         }
     }
 
-    /// Waits until neither this hook nor a hook in `then` is running.
     pub(crate) fn wait_until_idle(&self) {
         wake(self.callback.wait_until_idle());
         for (_, entry) in &self.then {
@@ -298,7 +293,7 @@ impl Entry {
         }
     }
 
-    /// Undoes [`suspend`](Self::suspend). A run that became due meanwhile begins now.
+    /// Undoes [`suspend`](Self::suspend). Starts the runs that became due during the suspension.
     pub(crate) fn resume(&self) {
         let mut due = Vec::new();
         self.resume_all(&mut due);
@@ -310,8 +305,8 @@ impl Entry {
         due.into_iter().for_each(thread::post);
     }
 
-    /// Resumes this hook and the hooks in `then`. Runs that are due begin only after that, through `due`. Otherwise a
-    /// hook could wait for the run of a hook in `then` that is still suspended.
+    /// Resumes this hook and the hooks in `then`. Appends to `due` the wakers of the runs that can begin now. The
+    /// caller wakes them only when all hooks are resumed, because a run may wait for the run of a hook in `then`.
     fn resume_all(&self, due: &mut Vec<Waker>) {
         due.extend(self.callback.resume());
         self.then.iter().for_each(|(_, entry)| entry.resume_all(due));
@@ -321,13 +316,15 @@ impl Entry {
         self.then.iter().fold(self.callback.fires(), |sum, (_, entry)| sum.saturating_add(entry.fires()))
     }
 
-    /// The failure of the last `then` hook that has failed. If none has, the last failure of this hook itself.
+    /// The failure of the last `then` hook that has failed. If no `then` hook has failed, the last failure of this hook
+    /// itself.
     pub(crate) fn failure(&self) -> Option<HookFailure> {
         let own = || self.callback.failure().map(|Failure { text, is_panic }| HookFailure { text, is_panic });
         self.then.iter().rev().find_map(|(_, entry)| entry.failure()).or_else(own)
     }
 
-    /// Whether a hook that spoils the result of the call has fired: this hook, or one that it escalates to.
+    /// Whether this hook or a hook in `then` has fired, and was made with `Hook::spoils`. Then an `Ok` of the call
+    /// counts as an error.
     pub(crate) fn has_spoilt(&self) -> bool {
         (self.policy.spoils && self.callback.fires() > 0)
             || self.then.iter().any(|(_, entry)| entry.has_spoilt())
@@ -353,7 +350,8 @@ impl Caller for Arc<Entry> {
     }
 }
 
-/// Wakes tasks that waited for a hook. An executor may poll a task right here, and the task must not see this thread's scopes.
+/// Wakes tasks that waited for a hook. An executor may poll a task during this call, and the task must not see this
+/// thread's scopes.
 fn wake(waiters: Waiters) {
     if !waiters.is_empty() {
         without_scopes(|| waiters.wake());

@@ -1,5 +1,3 @@
-//! The types that the closure of a hook may return.
-
 use std::borrow::Cow;
 use std::cell::{Ref, RefMut};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};
@@ -31,7 +29,7 @@ use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 /// assert_eq!(Some(7).into_failure(), None);
 /// ```
 #[diagnostic::on_unimplemented(
-    // The cure is in the message, since for some calls the compiler leaves the notes out.
+    // The message itself says what to do, because for some calls the compiler does not print the notes.
     message = "a hook's closure returns `{Self}`, which may stand for a failure: end the closure with a semicolon, or return a `Result`",
     label = "this is not ignored",
     note = "a future would never be polled: a hook is a plain closure"
@@ -44,14 +42,13 @@ pub trait HookResult: Sized {
 impl<T, E: Debug> HookResult for Result<T, E> {
     fn into_failure(self) -> Option<String> {
         let text = format!("{:?}", self.err()?);
-        // The `Debug` of a string has quotes around it, which are stripped. If there are more quotes inside, the text
-        // may not be one string. So it is kept as it is.
+        // The `Debug` of a string has quotes around it. They are stripped, unless there are more quotes inside: then
+        // the text may not be one string.
         let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
         Some(inside.filter(|inside| !inside.contains('"')).unwrap_or(&text).to_owned())
     }
 }
 
-/// Implements [`HookResult`] for types that never stand for a failure.
 macro_rules! ignored {
     ($($({$($generics:tt)*})? $type:ty),* $(,)?) => {$(
         impl$(<$($generics)*>)? HookResult for $type {
@@ -62,9 +59,9 @@ macro_rules! ignored {
     )*};
 }
 
-/// A way to name `!`, the type of a function that never returns.
+/// Names the type `!`: it is `<fn() -> ! as Returning>::Returned`. Stable Rust has no other name for this type.
 #[doc(hidden)]
-#[allow(unnameable_types)] // nobody need name it
+#[allow(unnameable_types)]
 pub trait Returning {
     type Returned;
 }

@@ -1,5 +1,3 @@
-//! What a node knows of its ancestors without walking up to them: above all, when it ends at the latest (invariant 5).
-
 use std::sync::Arc;
 
 use super::data::{Listing, Node, State};
@@ -8,18 +6,18 @@ use crate::test_env::TestEnv;
 use crate::time::NEVER;
 use crate::watchdog::Timer;
 
-/// What a node caches about itself and its ancestors, for itself and for the nodes beneath.
+/// What a node caches about itself and its ancestors (`node.rs`, invariant 5).
 ///
-/// The cached values are written under the node's lock. A thread that reads them without the lock may see them as they were
-/// before a move that is not done yet. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
-/// values are final. That is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that finds it
-/// set reads the final values. The other accesses are Relaxed.
+/// The cached values are written under the node's lock. A thread that reads them without the lock may get old values
+/// while a move is in progress. If `is_fixed` is set, neither the node nor an ancestor moves any more, so the other
+/// values are final. That is why `is_fixed` is written last, with Release, and read first, with Acquire: a thread that
+/// finds it set reads the final values. The other accesses are Relaxed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ancestry {
     /// The earliest deadline of the node and its ancestors.
     pub(super) effective: u64,
-    /// Whether neither the node nor an ancestor can get another parent any more. The node of a future that is not done
-    /// can.
+    /// Whether the parents of the node and of its ancestors are final. The parent of a future's node is final once the
+    /// future is done.
     pub(super) is_fixed: bool,
     /// Whether the node or an ancestor is linked to other nodes.
     pub(super) has_links: bool,
@@ -97,21 +95,21 @@ impl Node {
         is_fixed && !has_links && !mixes_clocks && self.env.shares_clock(env)
     }
 
-    /// Whether a child with this deadline needs a timer (invariant 4).
+    /// Whether a child of this node, with this deadline, needs a timer of its own (invariant 4).
     pub(super) fn is_outrun_by(&self, deadline: u64, env: &TestEnv) -> bool {
         // Deadlines on different clocks cannot be compared. So a child on another clock needs a timer for any deadline.
         let is_comparable = self.env.shares_clock(env);
         deadline < if is_comparable { self.ancestry().effective } else { NEVER }
     }
 
-    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. Returns whether the
+    /// Restores invariants 4 and 5 after a change of the node's parent, mode or links, or of an ancestor. `true` if the
     /// ancestry has changed.
     pub(super) fn update(self: &Arc<Self>) -> bool {
         let Some(mut state) = self.state.lock() else { return false };
         let parent = self.parent_in(&state);
         let needs_timer = self.deadline != NEVER
             && parent.is_none_or(|parent| parent.is_outrun_by(self.deadline, &self.env))
-            // Relaxed: `state` is the lock under which the flag is set.
+            // Relaxed: the flag is set under the lock that `state` holds.
             && !self.over.load(Ordering::Relaxed);
         let reparentable = self.parent_mode.is_reparentable();
         let ancestry = Ancestry::beneath(parent, &self.env, self.deadline, reparentable);
@@ -155,9 +153,8 @@ impl Node {
         if ancestry.mixes_clocks { self.earliest_by_walking(false) } else { ancestry.effective }
     }
 
-    /// The earliest deadline of this node and of the ancestors that it keeps for ever. While a future is not done, its
-    /// node may be moved away from its ancestors. So they are not kept for ever, neither by this node nor by the nodes
-    /// beneath it.
+    /// The earliest deadline of this node and of those ancestors that it cannot lose. (Until a future is done, its node
+    /// can get another parent. Then the node and all nodes beneath lose the former ancestors.)
     pub(crate) fn lasting_deadline(self: &Arc<Self>) -> u64 {
         let ancestry = self.ancestry();
         if ancestry.is_fixed && !ancestry.mixes_clocks {

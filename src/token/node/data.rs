@@ -1,5 +1,3 @@
-//! What a node holds.
-
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -21,7 +19,7 @@ use crate::watchdog::Timer;
 pub(crate) struct Node {
     /// Whether the node is over (invariant 1). Checkpoints read it without the lock.
     pub(super) over: AtomicBool,
-    /// The node's own deadline; [`NEVER`](crate::time::NEVER) if only its ancestors have one.
+    /// The node's own deadline; [`NEVER`](crate::time::NEVER) if the node itself has none.
     pub(crate) deadline: u64,
     /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
@@ -34,7 +32,7 @@ pub(crate) struct Node {
     pub(crate) env: TestEnv,
     pub(super) parent_mode: ParentMode,
     /// Whether a thread has passed the end of this node on to all nodes beneath. While this is `false`, each `cancel`
-    /// does it itself: when `cancel` returns, all nodes beneath must be over.
+    /// passes the end on itself, because all nodes beneath must be over when `cancel` returns.
     pub(super) has_propagated: AtomicBool,
     pub(super) flags: AncestryFlags,
     /// The cached `Ancestry::effective`.
@@ -50,7 +48,7 @@ pub(super) struct AncestryFlags {
     pub(super) is_fixed: AtomicBool,
     pub(super) has_links: AtomicBool,
     pub(super) mixes_clocks: AtomicBool,
-    /// Whether the node is a waypoint: its parent may change, or it has links of its own.
+    /// Set if the node may get another parent, or has links of its own. See [`Node::nearest_waypoint`].
     pub(super) is_waypoint: AtomicBool,
 }
 
@@ -72,9 +70,10 @@ pub(super) struct State {
 /// has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
-    /// How the node itself has ended. `None` if it is not over, or is over only because its parent has ended.
+    /// How the node itself has ended: by a cancel, a link or its deadline. `None` if it is not over, or is over only
+    /// because its parent has ended.
     pub(super) end: Option<Termination>,
-    /// The origin, once somebody has asked for it.
+    /// The node's origin (invariant 1), once it has been stored here. [`Node::origin`] finds and stores it.
     pub(super) origin: Option<Arc<Origin>>,
     pub(super) timer: Option<Timer>,
     pub(super) wakers: Slab<Waker>,
@@ -85,7 +84,7 @@ pub(super) struct ScopeState {
 #[derive(Default)]
 pub(super) struct ColdState {
     pub(super) children: Slab<Child>,
-    /// Nodes whose end ends this one too ([`cancel_on`](crate::Timebox::cancel_on)).
+    /// The nodes whose end also ends this node ([`cancel_on`](crate::Timebox::cancel_on)).
     pub(super) links: Vec<Listing>,
     pub(super) hooks: Slab<ListedHook>,
     /// How many open shields suspend the node's hooks.
@@ -97,8 +96,8 @@ pub(super) struct ColdState {
     pub(super) shield_waiter: Option<Waker>,
     /// For how long after the end of the scope a future in it is still polled.
     pub(super) grace: u64,
-    /// Whether the scope has a fallback that may still ask for the last error that named the scope. If so, `raised`
-    /// keeps this error. If not, `raised` is `None`: see [`fall_back`](Node::fall_back).
+    /// Whether the scope has a fallback that has not run yet. If so, `raised` keeps the last error that said it came
+    /// from this scope: the fallback may ask for it. If not, `raised` is `None`: see [`fall_back`](Node::fall_back).
     pub(super) falls_back: bool,
     pub(super) raised: Option<TimeoutError>,
 }
@@ -108,8 +107,8 @@ impl State {
         Self { parent, more: None }
     }
 
-    /// The cold state, if it is allocated already. (A mutable access to one of its fields, by `DerefMut`, allocates
-    /// it.)
+    /// The cold state; `None` if it was not allocated. (A mutable access to one of its fields, by `DerefMut`, would
+    /// allocate it.)
     pub(super) fn existing_cold(&mut self) -> Option<&mut ColdState> {
         self.more.as_mut()?.cold.as_deref_mut()
     }
@@ -160,7 +159,7 @@ impl DerefMut for ScopeState {
 pub(super) struct Listing {
     pub(super) node: Arc<Node>,
     pub(super) key: u32,
-    /// Whether the child's origin is that of `node`. Then the child itself stores none.
+    /// Whether the child has the origin of `node`. Then the child need not store the origin itself.
     pub(super) inherits: bool,
 }
 

@@ -1,5 +1,3 @@
-//! How errors describe a node, and the error that a node keeps.
-
 use std::sync::Arc;
 
 use super::data::Node;
@@ -16,7 +14,7 @@ impl Node {
         self.walk(|node| chain.add(node.chain_link(now)));
     }
 
-    /// From now on the node keeps the last error that named it, for a fallback.
+    /// From now on the node keeps the last error that says it came from this node's scope. A fallback may ask for it.
     ///
     /// Nodes without a fallback keep no error: the error's source may hold a token of the node, and then the error and
     /// the node would keep each other alive for ever.
@@ -26,7 +24,7 @@ impl Node {
         }
     }
 
-    /// Takes out the last error that named the node, if there is one. The node keeps no error from now on.
+    /// Takes out the error that the node has kept; `None` if there is none. From now on the node keeps no error.
     pub(crate) fn take_raised(&self) -> Option<TimeoutError> {
         let mut state = self.state.lock()?;
         state.falls_back = false;

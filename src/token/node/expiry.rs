@@ -1,4 +1,4 @@
-//! How a node ends at its deadline, and since when it is over.
+//! The end of a node at its deadline, and the time since which a node is over.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -33,7 +33,8 @@ impl Node {
         self.deadline <= self.env.reading(now)
     }
 
-    /// The node's own end: its cancel or its deadline, whichever came first. `None` if neither has come by `now`.
+    /// The node's own end: by a cancel, a link or its deadline, whichever came first. `None` if none of these has come
+    /// by `now`.
     pub(crate) fn end(&self, now: u64) -> Option<Termination> {
         let recorded = self.state.lock().and_then(|state| state.end.clone());
         self.earlier(recorded, self.env.reading(now))
@@ -57,8 +58,9 @@ impl Node {
 
     #[cold]
     fn propagate_expiry(self: &Arc<Self>, now: u64) -> bool {
-        // The expired nodes that must end here, at most two of each tree of `visit_all`. The one with the earliest
-        // deadline is the origin of the expiry. From the outermost one, the end propagates to all nodes beneath it.
+        // The nodes to end here: of each tree of `visit_all`, the expired node with the earliest deadline, and the
+        // outermost expired node. The end of the first may be the origin of the expiry. The end of the second
+        // propagates to all nodes beneath.
         let mut expired: Vec<(u64, usize, Reverse<usize>, Arc<Node>)> = Vec::new();
         let mut tree_begins = 0;
         let mut earliest = (usize::MAX, NEVER);
@@ -94,8 +96,7 @@ impl Node {
         self.propagate(None, wakes);
     }
 
-    /// Ends the node at the time `now`, as if that were its deadline. The hooks run on the watchdog or on a runner
-    /// thread.
+    /// Ends the node as if its deadline were `now`. The hooks run on the watchdog or on a runner thread.
     #[cfg(any(feature = "stream", feature = "tokio"))]
     pub(crate) fn expire_at(self: &Arc<Self>, now: u64) {
         if self.end_by(Termination::new(self.cause, now), true) {
@@ -120,12 +121,12 @@ impl Node {
         watchdog::mock::carry_out([Arc::new(Early(Arc::clone(self))).into()]);
     }
 
-    /// Since when the node is over, as a time of `clock`. `None` if the node is not over; 0 if the time is not known.
+    /// The time since which the node is over, on the clock of `clock`. `None` if the node is not over; 0 if a fork has
+    /// lost the time.
     pub(crate) fn over_since(&self, clock: &TestEnv) -> Option<u64> {
         if !self.is_over() {
             return None;
         }
-        // `origin_on` gives `None` if a fork has lost the lock. Then the time is not known.
         let at = self.origin_on(clock).map_or(0, |origin| origin.termination.at);
         Some(at)
     }
@@ -144,11 +145,12 @@ impl Node {
         }
     }
 
-    /// Looks at this node and its ancestors, of which some have ended by `now`. Returns the earliest of their ends, and
-    /// the earliest end of their graces. The two may be of different nodes. `None` if this node is not over.
+    /// Considers this node and its ancestors, as far as they have ended by `now`. Returns the earliest time at which
+    /// one of them has ended, and the earliest time at which a grace of one of them is up. The two times may belong to
+    /// different nodes. `None` if this node is not over.
     ///
-    /// A node that ended on another clock counts as ended at `now`, without a grace. If this node is over only because
-    /// of a former parent, it counts as ended at `now`, without a grace.
+    /// A node that ended on another clock counts as ended at `now`, without a grace. So does this node if it is over
+    /// only because of a former parent.
     pub(crate) fn graced_until(self: &Arc<Self>, now: u64) -> Option<(u64, u64)> {
         let mut first: Option<(u64, u64)> = None;
         let mut add = |end: u64, until: u64| {

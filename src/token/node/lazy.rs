@@ -1,4 +1,5 @@
-//! Lazy tokens: a child of a token costs its parent nothing until a task, a hook or a child waits for it (invariant 6).
+//! Lazy tokens. The parent of a lazy token does not list the token until a task, a hook or a child waits for the token
+//! (`node.rs`, invariant 6).
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ impl Node {
     fn list_lazy(self: &Arc<Self>) {
         let Some(parent) = self.lazy_parent() else { return };
         if self.parent_mode.is_unlisted() {
-            // If a fork has lost the parent's lock, the parent cannot list the node: so the node stays lazy, and reads the
-            // parent's flag.
+            // `None`: a fork has lost the parent's lock. Then the node stays unlisted, and goes on reading the parent's
+            // flag.
             let Some(listing) = parent.list(Child::Inner(Arc::downgrade(self))) else { return };
             let surplus = self.take_listing(listing);
             surplus.map(Listing::unlist);
@@ -38,8 +39,8 @@ impl Node {
         }
     }
 
-    /// Stores `listing`, the node's place in the parent's list. Returns it unstored if the node has a place already, or
-    /// if the node's lock was lost in a fork.
+    /// Stores `listing`, the node's place in the parent's list, and returns `None`. Returns `listing` unstored if the
+    /// node already has a place, or if the node's lock was lost in a fork.
     fn take_listing(&self, listing: Listing) -> Option<Listing> {
         let Some(mut state) = self.state.lock() else { return Some(listing) };
         if state.parent.is_some() {

@@ -1,4 +1,4 @@
-//! Links: a node that is linked to another node ends when that other node ends
+//! Links. A node that is linked to another node ends when the other node ends
 //! ([`cancel_on`](crate::Timebox::cancel_on)).
 
 use std::collections::HashSet;
@@ -16,7 +16,8 @@ impl Node {
         }
         self.set_waypoint();
         self.update();
-        // Invariant 3: `other` may have propagated its end before it listed this node. So its flag is read after that.
+        // Invariant 3: `other` may have propagated its end before it listed this node. So the flag of `other` is read
+        // after the listing.
         if other.is_over() {
             self.end_by(self.end_through_link(other, other.origin().as_ref()), true);
             self.propagate_and_deliver(None);
@@ -29,8 +30,8 @@ impl Node {
         links.unwrap_or_default()
     }
 
-    /// If another node is linked back to this one, each would keep the other alive for ever. So this drops the link to
-    /// such a node.
+    /// Drops each link to a node that keeps this node alive through its own ancestors and links. Otherwise the two
+    /// nodes would keep each other alive for ever.
     pub(super) fn break_circles(self: &Arc<Self>) {
         for other in self.linked_nodes() {
             let mut in_circle = false;
@@ -76,8 +77,8 @@ impl Node {
         self.ancestry().mixes_clocks || self.expires_at() <= self.env.reading(now)
     }
 
-    /// Looks at the nodes that this node is linked to, and at all nodes whose end would end one of the linked nodes.
-    /// Returns the node with the earliest deadline; `None` if none has a deadline on this node's clock.
+    /// Returns the node with the earliest deadline among the nodes that this node is linked to, and all nodes whose end
+    /// would end a linked node. `None` if none of them has a deadline on this node's clock.
     pub(crate) fn earliest_link(self: &Arc<Self>) -> Option<Arc<Node>> {
         let mut earliest: Option<Arc<Node>> = None;
         for link in self.linked_nodes() {
@@ -93,8 +94,8 @@ impl Node {
         earliest
     }
 
-    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. That node's cached
-    /// ancestry also tells of its ancestors (invariant 5).
+    /// Like [`visit_all`](Self::visit_all), but calls `visit` only with the first node of each tree. The ancestors of
+    /// that node are not visited, because its cached ancestry has their earliest deadline (invariant 5).
     fn visit_trees(self: &Arc<Self>, mut visit: impl FnMut(&Arc<Node>)) {
         let mut trees = vec![Arc::clone(self)];
         let mut seen = HashSet::new();

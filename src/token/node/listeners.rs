@@ -1,4 +1,4 @@
-//! The hooks and tasks that are registered with a node, to learn that it is over.
+//! The hooks and tasks that are registered with a node. They are started or woken when the node is over.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -10,10 +10,11 @@ use crate::sync::callback::drop_quietly;
 use crate::token::hook::Entry;
 
 impl Node {
-    /// Adds a child, a hook or a task to the state. From then on the end of the node propagates to it.
+    /// Calls `insert`, which adds a child, a hook or a task to the state. The end of the node propagates to what was
+    /// added.
     ///
-    /// `None` if a fork has lost the lock. Also `None` if the node is over, because its end has propagated already. If
-    /// `even_if_over` is `true`, the node may be over.
+    /// `None` if a fork has lost the lock. Without `even_if_over`, also `None` if the node is over, because its end may
+    /// have propagated before this call.
     pub(super) fn register<K>(
         self: &Arc<Self>,
         even_if_over: bool,
@@ -57,7 +58,6 @@ impl Node {
         }
     }
 
-    /// Adds the hooks of the scope, and the hooks that the scope's own code has registered with a token of the scope.
     fn scoped_hooks(&self, into: &mut Vec<(Arc<Entry>, HookOwner)>) {
         if let Some(state) = self.state.lock() {
             let scoped = state.hooks.iter().filter(|(_, hook)| hook.owner.is_of_scope());
@@ -65,8 +65,9 @@ impl Node {
         }
     }
 
-    /// The hooks of this node's future and of the futures inside it, which it polls and drops. Outer hooks come before
-    /// inner ones. A scope that was entered by a handle is left out: this node's future does not poll or drop it.
+    /// The hooks of this node's future, and of the futures inside that this future polls and drops. Outer hooks come
+    /// before inner hooks. Scopes that were entered by a handle are left out, because this future does not poll or drop
+    /// them.
     fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];
@@ -78,13 +79,14 @@ impl Node {
         entries
     }
 
-    /// Called before a future that is over is dropped. Runs the future's hooks that are due and have not run yet.
+    /// Called when the scope of a future is over, before the future is dropped. Runs the future's hooks that are due
+    /// and have not run yet.
     ///
-    /// Pending until each of these hooks has run; wakes `waker` then. A hook that ends with the scope does not run
+    /// Pending until each of these hooks has run. Then `waker` is woken. A hook that ends with the scope does not run
     /// again after that, so the drop of the future need not wait for it.
     ///
-    /// Does not wait for a hook that a shield suspends. If no thread can be had for a hook, wakes the task at once, to
-    /// poll again.
+    /// Does not wait for a hook that a shield suspends. If no thread can be had for a hook, wakes `waker` at once, so
+    /// that the next poll tries again.
     pub(crate) fn poll_hooks(self: &Arc<Self>, waker: &Waker) -> Poll<()> {
         let waiter = Arc::as_ptr(self).addr();
         let mut entries = self.polled_hooks();
@@ -125,13 +127,14 @@ impl Node {
     }
 
     pub(crate) fn remove_waker(&self, key: usize) {
-        // A node that is over has drained its wakers, so the key may be gone.
+        // The node may be over. Then the end of the node has taken all wakers out, and `try_remove` finds none.
         let waker = self.state.lock().and_then(|mut state| state.wakers.try_remove(key));
         drop(waker);
     }
 
-    /// Calls `swap` with the locked state and a clone of `waker`, which `swap` may exchange. A waker's clone and drop
-    /// run foreign code, so both happen outside the lock. `None` if a fork has lost the lock.
+    /// Calls `swap` with the locked state and a clone of `waker`. `swap` may exchange the clone for another waker,
+    /// which is dropped after the unlocking. A waker's clone and drop run foreign code, so both happen without the
+    /// lock. `None` if a fork has lost the lock.
     pub(super) fn with_waker<R>(
         &self,
         waker: &Waker,
@@ -271,7 +274,6 @@ mod tests {
         panicking.run();
         assert!(future.poll_hooks(&waker).is_ready());
         assert_eq!(suspended.fires(), 0);
-        // Now it may run.
         suspended.resume();
         await_hooks(&future);
         assert_eq!(suspended.fires(), 1);
@@ -304,7 +306,8 @@ mod tests {
         }
     }
 
-    /// `Inline::wake` polls the task itself. So the task is polled on the watchdog, or on a thread that has run a hook.
+    /// `Inline::wake` polls the task itself. So the task is polled on the thread that cancels, on the watchdog, and on
+    /// threads that have run a hook.
     #[test]
     fn a_task_that_is_polled_where_it_is_woken_awaits_hooks_too() {
         struct Inline {
@@ -325,7 +328,7 @@ mod tests {
         let task = Waker::from(Arc::new(Inline { node: Arc::clone(&future), ready: Mutex::new(ready) }));
         future.add_waker(&task);
         future.cancel(None);
-        // The watchdog calls `Inline::wake`, so the first poll is made on the watchdog.
+        // The watchdog calls `Inline::wake`, and so polls the task.
         crate::watchdog::global().post(task);
         is_ready.recv_timeout(HANG).unwrap();
         assert!(entries.iter().all(|entry| entry.fires() == 1));

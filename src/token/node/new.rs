@@ -1,5 +1,3 @@
-//! How a node is made.
-
 use std::sync::Arc;
 
 use super::ancestry::Ancestry;
@@ -11,13 +9,10 @@ use crate::test_env::TestEnv;
 use crate::time::NEVER;
 use crate::watchdog;
 
-/// What a node is made with.
 pub(crate) struct NodeSpec {
     pub(crate) info: ScopeInfo,
-    /// When the scope was entered, or the token made.
     pub(crate) entered: u64,
     pub(crate) deadline: u64,
-    /// The cause of the node's end if the deadline passes.
     pub(crate) cause: Cause,
     /// Whether the node may get another parent. Only the node of a future may.
     pub(crate) reparentable: bool,
@@ -101,7 +96,8 @@ impl Node {
     fn new_child(parent: &Arc<Node>, spec: NodeSpec, env: TestEnv) -> Arc<Self> {
         parent.ensure_listed();
         let Some(mut state) = parent.state.lock() else {
-            // A fork has lost the lock: the parent can list no child, and propagate to none. So the new node has no parent.
+            // A fork has lost the parent's lock, so the parent cannot list the new node. So the new node gets no
+            // parent.
             return Self::new_root(spec, env);
         };
         let needs_timer = parent.is_outrun_by(spec.deadline, &env);

@@ -19,9 +19,9 @@ impl ParentMode {
 
     #[inline]
     pub(super) fn is_reparentable(&self) -> bool {
-        // Relaxed: an old answer does harm only if a thread closes a scope. The thread then asks about the futures that
-        // it has polled in the scope. A `keep_parent` in those polls was a call of this same thread, so the thread sees
-        // it.
+        // Relaxed: an old value would do harm only to a thread that closes a scope. That thread asks about futures that
+        // it has polled in the scope itself. `keep_parent` was called in such a poll, so by this thread, which sees its
+        // own store.
         self.0.load(Ordering::Relaxed) == Self::REPARENTABLE
     }
 

@@ -1,5 +1,3 @@
-//! How the end of a node propagates to all nodes beneath.
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,17 +19,17 @@ impl ParentEnd {
     }
 }
 
-/// The children of a node that is over. They must be ended too.
+/// The children of a node that is over, which must be ended next. `origin` is the node's origin.
 struct Pending {
     origin: Option<Arc<Origin>>,
     children: Children,
 }
 
 impl Node {
-    /// Ends the node, unless it is over or its deadline has passed. Returns whether this call ended it.
+    /// Ends the node, unless it is over or its deadline has passed. `true` if this call has ended it.
     ///
-    /// When this returns, the flags of all nodes beneath are set. The call wakes the waiting tasks. The hooks run on the watchdog
-    /// or on a runner thread.
+    /// When this returns, all nodes beneath are over, even if another call has ended the node. This call wakes the
+    /// waiting tasks. The hooks run on the watchdog or on a runner thread.
     pub(crate) fn cancel(self: &Arc<Self>, reason: Option<Arc<str>>) -> bool {
         let now = clock::now();
         let at = self.env.reading(now);
@@ -50,7 +48,8 @@ impl Node {
     /// `false`.
     pub(super) fn end_by(&self, end: Termination, even_if_over: bool) -> bool {
         let Some(mut state) = self.state.lock() else {
-            // A fork has lost the lock. So the end cannot be recorded; only the flag is set.
+            // A fork has lost the lock, so the end cannot be recorded. Only the flag is set. `true` if it was not set
+            // before.
             return !self.over.swap(true, Ordering::AcqRel);
         };
         // `even_if_over` is for a node whose parent is over. The node may get another parent, so its own end is
@@ -62,7 +61,8 @@ impl Node {
         true
     }
 
-    /// [Propagates](Self::propagate), then wakes the tasks, and leaves the hooks to the watchdog. Called on a user's thread.
+    /// Calls [`propagate`](Self::propagate), then wakes the tasks. The watchdog starts the hooks. Called on a user's
+    /// thread.
     pub(super) fn propagate_and_deliver(self: &Arc<Self>, by: Option<&ParentEnd>) {
         let mut wakes = WakeList::default();
         self.propagate(by, &mut wakes);
@@ -136,8 +136,8 @@ impl Node {
         }
         let children = Children::of(&state);
         let inherits = state.parent.as_ref().is_some_and(|listing| listing.inherits);
-        // Unlocks first: using the children may drop the last `Arc` of a child, and the drop of the child takes this
-        // lock.
+        // Unlocked before the children are used: that may drop the last `Arc` of a child, and the drop of a child takes
+        // this lock.
         drop(state);
         let origin = match by {
             // Passes on the parent's origin. Otherwise each node of a deep tree would walk up the tree to find the
@@ -174,7 +174,6 @@ impl Node {
         }
     }
 
-    /// Called for a new node whose parent is over. Decides the node's origin.
     #[cold]
     pub(super) fn inherit_origin(&self, parent: &Arc<Node>) {
         if let Some(inherited) = parent.origin()
@@ -215,8 +214,7 @@ impl Node {
         if let Some(listing) = state.parent.as_ref().filter(|listing| listing.inherits) {
             return Err(Arc::clone(&listing.node));
         }
-        // A lazy node (invariant 6): the parent's end may not have propagated to the node yet. Then the parent has the
-        // origin.
+        // A lazy node may be over by its parent's flag alone (invariant 6). Then the parent has the origin.
         if let Some(parent) = self.lazy_parent().filter(|_| state.end.is_none()) {
             return Err(Arc::clone(parent));
         }
@@ -240,18 +238,17 @@ impl Node {
     }
 
     /// This node is linked to `other`, and `other` has ended. Returns the termination that this node gets from that.
-    /// `origin` is the origin of `other`; `None` if a fork has lost it.
+    /// `origin` is the origin of `other`. If it is `None`, because a fork has lost it, a cancel is assumed.
     pub(super) fn end_through_link(&self, other: &Node, origin: Option<&Arc<Origin>>) -> Termination {
         match origin {
             Some(origin) => Termination::through_link(&on_clock(origin, &other.env, &self.env)),
-            // A cancel is assumed.
             None => Termination::new(Cause::Cancelled, self.env.reading(clock::now())),
         }
     }
 }
 
-/// The origin, with its times on the clock of `to`. A time of another clock cannot be converted. Then the result says
-/// that the end came now.
+/// The origin, with its times on the clock of `to`. If `from` has another clock, the times cannot be converted. Then
+/// the result says that the end came now.
 #[inline]
 fn on_clock(origin: &Arc<Origin>, from: &TestEnv, to: &TestEnv) -> Arc<Origin> {
     if to.shares_clock(from) {

@@ -1,4 +1,4 @@
-//! Shields: they suspend the hooks of a scope, and hold up the drop of a future.
+//! Shields. A shield suspends the hooks of a scope. An async shield also delays the drop of its future.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -15,8 +15,8 @@ impl Node {
         let mut entries = Vec::new();
         for (_, hook) in state.hooks.iter_mut().filter(|(_, hook)| hook.owner.is_of_scope()) {
             hook.suspensions += 1;
-            // Both counts change under one lock: `hook.suspensions`, and that of the entry. So whoever takes the hook
-            // off the list knows how often to resume the entry.
+            // The entry is suspended under the same lock under which `hook.suspensions` is changed. So a thread that
+            // takes the hook off the list knows how often to resume the entry.
             hook.entry.suspend();
             entries.push(Arc::clone(&hook.entry));
         }
@@ -24,7 +24,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.wait_until_idle());
     }
 
-    /// Resumes the hooks at the end of a shield. A hook that became due during the shield runs now.
+    /// Called when a shield closes. Resumes the hooks, and starts those that became due during the shield.
     pub(crate) fn resume_hooks(&self) {
         let Some(mut state) = self.state.lock() else { return };
         state.suspensions -= 1;
@@ -37,7 +37,7 @@ impl Node {
         entries.iter().for_each(|entry| entry.resume());
     }
 
-    /// Notes that an async shield is pending in the future, until `until` at the latest. Returns the key for
+    /// Records that an async shield is pending in the future, and ends at `until` at the latest. Returns the key for
     /// `remove_shield`; `None` if a fork has lost the lock.
     pub(crate) fn add_shield(&self, until: u64) -> Option<usize> {
         Some(self.state.lock()?.shields.insert(until))
@@ -56,8 +56,8 @@ impl Node {
         self.state.lock().is_some_and(|state| !state.shields.is_empty())
     }
 
-    /// The time until which the last pending shield of the future may last; 0 if no shield is pending. Otherwise
-    /// `waker` is woken when the last shield closes.
+    /// If shields of the future are pending, returns the time by which the last of them ends, and keeps `waker`: it is
+    /// woken when the last of them closes. If no shield is pending, returns 0.
     pub(crate) fn shielded_until(&self, waker: &Waker) -> u64 {
         let until = self.with_waker(waker, |state, waker| {
             let until = state.shields.iter().map(|(_, until)| *until).max();

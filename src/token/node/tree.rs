@@ -19,7 +19,7 @@ loom::lazy_static! {
 
 /// One lock for all moves of nodes to other parents. A thread takes it before it checks whether a node may become a
 /// child of another node, and keeps it until the move is done. Otherwise two nodes could become children of each other.
-/// If the lock's holder was lost in a fork, nodes move without the lock.
+/// `None` if a fork has lost the lock's holder: then nodes move without the lock.
 fn lock_moves() -> Option<MutexGuard<'static, ()>> {
     if mutant!(NoMoveLock) { None } else { MOVES.get_or_init(|| ForkMutex::new(())).lock() }
 }
@@ -57,12 +57,12 @@ impl Node {
     fn move_to(self: &Arc<Self>, parent: Option<&Arc<Node>>) -> Option<Arc<Node>> {
         let mut listing = parent.and_then(|parent| parent.list(Child::Inner(Arc::downgrade(self))));
         loop {
-            // The node may have its origin from the parent that it leaves. Then it keeps that origin.
+            // If the node has inherited its origin from the parent that it leaves, it keeps that origin.
             let inherited = self.parent().and_then(|parent| parent.origin());
             let Some(mut state) = self.state.lock() else { break };
             if state.parent.as_ref().is_some_and(|listing| listing.inherits) {
                 if inherited.is_none() {
-                    // The parent has ended since `inherited` was read, so it is read again.
+                    // The parent has ended since `inherited` was read. So `inherited` is read again.
                     continue;
                 }
                 state.origin = inherited;
@@ -73,8 +73,8 @@ impl Node {
         listing.map(Listing::unlist)
     }
 
-    /// The rest of a move: drops the old parent (`before`), and takes on the end and the deadline of the new one.
-    /// Called without the lock of all moves, because the drop may run the user's code.
+    /// The rest of a move: drops the former parent (`before`), and takes over the end and the deadline of the new
+    /// parent. Called without the lock of all moves, because the drop may run the user's code.
     fn adopt_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>, before: Option<Arc<Node>>) {
         drop(before);
         if let Some(parent) = parent.filter(|parent| parent.is_over()) {
@@ -83,11 +83,10 @@ impl Node {
         self.update_all();
     }
 
-    /// The node's children. A node that is linked to this node does not count as a child.
     pub(super) fn inner_children(self: &Arc<Self>) -> Vec<Arc<Node>> {
         let listed = self.state.lock().map(|state| Children::of(&state).inner);
-        // A listed node may have another parent (invariant 2). Such a node is dropped here, without the lock, because
-        // this may be the node's last `Arc`.
+        // A listed node may have another parent (invariant 2). The `Arc` of such a node is dropped here, without the
+        // lock, because it may be the node's last.
         let mut children = listed.unwrap_or_default();
         children.retain(|child| child.has_parent(Some(self)));
         children
@@ -106,7 +105,8 @@ impl Node {
         self.adopt_parent(grandparent.as_ref(), before);
     }
 
-    /// The scope has been left. Ends the hooks of the scope. Futures that were polled in the scope move to the scope's parent.
+    /// Called when the scope has been left. Ends the hooks of the scope. Futures that were polled in the scope move to
+    /// the scope's parent.
     pub(crate) fn close(self: &Arc<Self>) {
         let Some(mut state) = self.state.lock() else { return };
         // A hook that dropped its own registration while it ran is still on the list. It is removed here.
@@ -118,7 +118,8 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The hook that was registered last ends first, as the innermost scope ends first.
+        // The hooks end in the reverse order of the list. As a rule, the hook that was registered last is the last in
+        // the list.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));
@@ -140,7 +141,7 @@ impl Node {
     }
 }
 
-/// The memory of an empty list of children is freed if it has room for more than this number.
+/// If an empty list of children has room for more than this number of children, its memory is freed.
 const KEPT: usize = 64;
 
 impl Listing {

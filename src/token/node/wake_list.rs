@@ -8,7 +8,6 @@ use crate::thread::{self, without_scopes};
 use crate::token::hook::Entry;
 use crate::watchdog;
 
-/// The tasks to wake and the hooks to run, because their nodes have ended.
 #[derive(Default)]
 pub(super) struct WakeList {
     /// The hooks of outer scopes come first.
@@ -17,16 +16,18 @@ pub(super) struct WakeList {
 }
 
 impl WakeList {
-    /// Leaves the hooks to the watchdog, and wakes the tasks. Called on a user's thread.
+    /// Makes the watchdog start the hooks, and wakes the tasks on this thread. Called on a user's thread.
     pub(super) fn deliver(self) {
         post_all(self.hooks);
-        // After the hooks: a waker may run its task right here, and the task may wait for a hook.
+        // The hooks are posted first, because a waker may run its task during this call, and the task may wait for a
+        // hook.
         for waker in self.wakers {
             without_scopes(|| wake_quietly(waker));
         }
     }
 
-    /// Called on the watchdog: posts each waker separately, since the call of a waker may never return.
+    /// Called on the watchdog. Posts each waker separately: the call of one waker may never return, and must not keep
+    /// the others from being called.
     pub(super) fn deliver_on_watchdog(self) {
         post_all(self.hooks);
         self.wakers.into_iter().for_each(thread::post);
@@ -42,7 +43,7 @@ struct DueHooks {
 }
 
 impl DueHooks {
-    /// Inline hooks first. Within each kind, the hooks of inner scopes first.
+    /// First the inline hooks, then the other hooks. Among each kind, the hooks of inner scopes come first.
     fn in_order(&self) -> impl Iterator<Item = Arc<Entry>> {
         let of = |inline| self.entries.iter().rev().filter(move |entry| entry.is_inline() == inline);
         of(true).chain(of(false)).map(Arc::clone)
@@ -60,16 +61,15 @@ pub(crate) fn post(entry: Arc<Entry>) {
     post_all(vec![entry]);
 }
 
-/// `entries` begins with the hooks of outer scopes.
 fn post_all(entries: Vec<Arc<Entry>>) {
     if !entries.is_empty() {
         thread::post(Arc::new(DueHooks { entries, are_claimed: false }).into());
     }
 }
 
-/// Claims hooks that are due, and makes the watchdog run them. `entries` begins with the hooks of outer scopes. If no
-/// watchdog can be started, runs the inline hooks here, posts the others for a watchdog that may start later, and
-/// returns `false`.
+/// Claims hooks that are due, makes the watchdog run them, and returns `true`. If no watchdog can be started, runs the
+/// inline hooks on this thread, posts the others for a watchdog that may start later, and returns `false`. `entries`
+/// begins with the hooks of outer scopes.
 pub(super) fn run_soon(mut entries: Vec<Arc<Entry>>) -> bool {
     let watchdog = watchdog::global();
     if !watchdog.is_running() {

@@ -19,9 +19,9 @@ pub(super) struct Alarm {
     end: u64,
     env: TestEnv,
     wakeup: TaskWakeup,
-    /// The task that waits.
+    /// The waker of the task that waits. `reset` needs it.
     waker: Option<Waker>,
-    /// A timer of tokio, if tokio's clock is paused. Then only this timer counts.
+    /// A timer of tokio, if tokio's clock is or was paused. Then only this timer counts, and `end` does not.
     tokios: Option<Pin<Box<TokioSleep>>>,
 }
 
@@ -54,7 +54,7 @@ impl Alarm {
         }
     }
 
-    /// If tokio's clock is paused, leaves the alarm to a timer of tokio.
+    /// If tokio's clock is or was paused, leaves the alarm to a timer of tokio.
     fn follow(&mut self) {
         if self.tokios.is_none() && self.env.has_real_clock() && timing::is_tokios() {
             self.wakeup.clear();
@@ -62,8 +62,8 @@ impl Alarm {
         }
     }
 
-    /// Ready at the deadline. Takes from tokio's budget of the task: otherwise a loop over timers that are due would
-    /// keep other tasks from running.
+    /// Ready at the deadline. A poll at or after the deadline uses up some of the task's budget (tokio's `coop`).
+    /// Otherwise a loop over timers that are due would keep other tasks from running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.follow();
         if let Some(tokios) = &mut self.tokios {

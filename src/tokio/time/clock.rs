@@ -10,15 +10,15 @@ use crate::time::{clock, nanos};
 /// Thirty years. Used if the sum of an `Instant` and a duration is too large for an `Instant`.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// If tokio has its feature `test-util`, it has a `pause` too. That `pause` returns nothing, and hides this one in
-/// `CAN_BE_PAUSED`.
+/// If tokio has its feature `test-util`, `tokio::time` has a function `pause`, which returns nothing. In
+/// `CAN_BE_PAUSED` tokio's function hides this function.
 #[allow(dead_code, reason = "it is hidden by tokio's own")]
 fn pause() -> bool {
     false
 }
 
-/// Whether tokio's clock can be paused: whether tokio has its feature `test-util`. If not, the code for a paused clock
-/// is not compiled in.
+/// Whether tokio has its feature `test-util`, without which its clock cannot be paused. If this is `false`, the
+/// compiler removes the code for a paused clock.
 const CAN_BE_PAUSED: bool = {
     #[allow(unused_imports, clippy::wildcard_imports, reason = "a `pause` of tokio hides the one above")]
     use ::tokio::time::*;
@@ -48,8 +48,8 @@ pub(in crate::tokio) fn of_instant(instant: Instant) -> u64 {
     clock::of_instant(instant.into_std())
 }
 
-/// The instant that is `duration` after `start`. If an `Instant` cannot hold it, an instant far in the future, or else
-/// `start` itself.
+/// The instant that is `duration` after `start`. If that is too late for an `Instant`, the instant 30 years after
+/// `start`. If even that is too late, `start`.
 pub(super) fn add(start: Instant, duration: Duration) -> Instant {
     start.checked_add(duration).or_else(|| start.checked_add(FAR)).unwrap_or(start)
 }

@@ -7,7 +7,7 @@ use ::tokio::time::{Instant, MissedTickBehavior};
 use super::alarm::Alarm;
 use super::clock::add;
 
-/// A tick that comes later than this counts as missed.
+/// A tick that comes later than planned by more than this counts as missed.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
 /// Ticks at once, and then once in each period, as tokio's `interval` does.
@@ -57,8 +57,8 @@ pub fn interval_at(start: Instant, period: Duration) -> Interval {
     Interval { alarm: Alarm::at(start), period, behavior: MissedTickBehavior::default() }
 }
 
-/// The ticks of [`interval`] and [`interval_at`]. As with [`sleep`](super::sleep()), no limit ends the wait for a tick
-/// with an error.
+/// The ticks of [`interval`] and [`interval_at`]. The wait for a tick does not end early when a scope is over: see
+/// [`sleep`](super::sleep()).
 #[derive(Debug)]
 pub struct Interval {
     alarm: Alarm,

@@ -19,8 +19,9 @@
 //! # }
 //! ```
 //!
-//! Names, types and outputs are tokio's. [`Instant`], [`Duration`] and [`MissedTickBehavior`] are the same types;
-//! [`Timeout`], [`Sleep`], [`Interval`] and [`error::Elapsed`] are others with the same methods and traits.
+//! Names and outputs are tokio's. [`Instant`], [`Duration`] and [`MissedTickBehavior`] are tokio's own types.
+//! [`Timeout`], [`Sleep`], [`Interval`] and [`error::Elapsed`] are types of this crate, with the methods and traits of
+//! tokio's types.
 //!
 //! What a program gains, with no other change: a [`timeout`](timeout()) opens a scope, so [`checkpoint`](crate::checkpoint()),
 //! [`handle`](crate::handle()) and [`remaining`](crate::remaining()) work in it; an `Elapsed` tells which limit it was; timers are
@@ -34,12 +35,13 @@
 //!
 //! # A paused clock
 //!
-//! With tokio's feature `test-util`, `pause`, `resume` and `advance` are here too: they are tokio's own. A timer that is made, or
-//! polled, on a runtime whose clock is or was paused follows that clock, so `start_paused` and auto-advance work as ever. A timer
-//! that waits already when the clock is paused goes on by the real clock.
+//! With tokio's feature `test-util`, `pause`, `resume` and `advance` are here too: they are tokio's own. A timer that
+//! is made, or polled, on a runtime whose clock is or was paused follows that clock, so `start_paused` and auto-advance
+//! work as ever. If a task waits for a timer when the clock is paused, the timer goes on by the real clock until its
+//! next poll.
 //!
 //! A scope that `timeout` opens under a paused clock has no deadline until the clock has reached its limit. Until then
-//! `remaining` tells of the scopes around it only.
+//! `remaining` considers only the scopes around it.
 //!
 //! Under a [`MockClock`](crate::guide::testing) of this crate the timers here follow that clock.
 

@@ -15,8 +15,8 @@ use crate::time::{clock, nanos};
 ///
 /// The time begins with this call. A duration that is too long for an [`Instant`] counts as 30 years.
 ///
-/// The sleep knows no scope, since its output could not tell of one. Where the scope of a future is over, the sleep stays
-/// pending, and is dropped with the future; within a [grace](crate::Timebox::grace), at the grace's end.
+/// The sleep does not end early when a scope is over, because its output `()` could not say so. It stays pending, and
+/// is dropped with the future whose scope is over: at once, or at the end of a [grace](crate::Timebox::grace).
 /// [`future::sleep`](crate::future::sleep) ends early, with the error.
 ///
 /// # Cancellation safety
@@ -105,8 +105,9 @@ impl Sleep {
         self.alarm.is_elapsed()
     }
 
-    /// Moves the end of the sleep to another instant. If a task waits for the sleep, it is woken at that instant,
-    /// without another poll before. A sleep that was polled to its end starts anew, and must be polled again.
+    /// Moves the end of the sleep to another instant. If a task waits for the sleep, the task is woken at that instant,
+    /// even if it does not poll the sleep before. A sleep that was polled to its end starts anew, and must be polled
+    /// again.
     pub fn reset(self: Pin<&mut Self>, deadline: Instant) {
         self.project().alarm.reset(deadline);
     }

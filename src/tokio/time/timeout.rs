@@ -21,19 +21,19 @@ use crate::time::{NEVER, clock, nanos};
 /// As with tokio's:
 ///
 /// - The time begins with this call.
-/// - The future is polled before the deadline is looked at. A future that is ready at once gives `Ok`, whatever the limit, zero
-///   too.
-/// - After [`Elapsed`] the future is in the [`Timeout`] still, to be [taken](Timeout::into_inner) or polled again. It is dropped
-///   with the `Timeout`: after an `await` of the call, at once.
+/// - The future is polled before the deadline is looked at. A future that is ready at once gives `Ok`, even if the
+///   limit is zero.
+/// - After [`Elapsed`] the [`Timeout`] keeps the future, which can be [taken out](Timeout::into_inner) or polled again.
+///   The future is dropped with the `Timeout`. With `timeout(..).await` that is at once.
 /// - A future that uses up the task's budget cannot put off the end.
 ///
 /// Different from tokio's:
 ///
 /// - In the future, and in its drop, the scope is ambient: [`remaining`](crate::remaining()) and all the rest of this crate work.
-/// - Where the scope of a future around this one is over, without a [grace](crate::Timebox::grace), this future stays pending: it
-///   is dropped with the outer one. Within a grace it goes on, so that it can bound a cleanup.
+/// - If the scope of an outer future is over and has no [grace](crate::Timebox::grace), this future stays pending, and
+///   is dropped with the outer future. Within a grace this future goes on, so that it can limit a cleanup.
 /// - Neither a runtime nor its timer is needed. The limit acts while all threads of the runtime are blocked.
-/// - While tokio's clock is [paused](super#a-paused-clock), it decides.
+/// - While tokio's clock is [paused](super#a-paused-clock), the limit follows that clock.
 ///
 /// # Errors
 ///
@@ -93,7 +93,7 @@ pub fn timeout_at<F: IntoFuture>(deadline: Instant, future: F) -> Timeout<F::Int
 ///
 /// # Examples
 ///
-/// The future can be taken out, also after its time is up:
+/// The future can be taken out, even after its time is up:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -115,7 +115,7 @@ pub struct Timeout<T> {
     #[pin]
     scoped: Scoped<T, true>,
     paused: Option<Box<Paused>>,
-    /// The error, if the task's budget was spent before the poll that found it. The next poll gives the error.
+    /// The error that a poll found when the task had no budget left. The next poll returns the error.
     elapsed: Option<TimeoutError>,
 }
 
@@ -170,7 +170,8 @@ impl<T: Future> Future for Timeout<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let had_budget = has_budget_remaining();
-        // An earlier poll found this error, so the future is over and must not be polled again.
+        // An earlier poll found this error, but had no budget left to return it. It is returned now, without another
+        // poll of the future.
         if let Some(error) = this.elapsed.take() {
             return elapse(this.elapsed, error, had_budget, cx).map(Err);
         }
@@ -192,7 +193,7 @@ impl<T: Future> Future for Timeout<T> {
     }
 }
 
-/// Returns the limit if tokio's clock is paused and has reached the limit.
+/// Returns the limit if it is on tokio's clock (`paused`), and the clock has reached it. `None` otherwise.
 #[inline]
 fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Context<'_>) -> Option<u64> {
     let Paused { limit, timer } = &mut **paused.as_mut()?;
@@ -211,9 +212,9 @@ fn poll_paused(paused: &mut Option<Box<Paused>>, had_budget: bool, cx: &mut Cont
     Some(limit)
 }
 
-/// Takes from the budget of the task, so that a loop over timeouts that are over lets other tasks run now and then. If
-/// the task had no budget left even before the future was polled, returns `Pending`, and keeps the error for the next
-/// poll.
+/// Returns the error. Uses up some of the task's budget, because a loop over timeouts that are over must let other
+/// tasks run. If the task had no budget left even before the future was polled, keeps the error for the next poll, and
+/// returns `Pending`.
 #[cold]
 fn elapse(
     kept: &mut Option<TimeoutError>,

@@ -1,5 +1,3 @@
-//! The timers of each mock clock.
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,19 +10,17 @@ use crate::time::NEVER;
 /// All mock clocks, by number. A clock that nobody can move any more is removed, so its timers never fire.
 type Clocks = BTreeMap<u32, Clock>;
 
-/// The timers of a mock clock, and the work that a move of the clock waits for.
 #[derive(Default)]
 struct Clock {
     queue: Queue,
-    /// Counts the work that threads under the clock have started, for example a hook that a cancel fires. Work that a
-    /// move of the clock starts is not counted here.
+    /// Counts the work that threads under the clock have started, for example a hook that a cancel fires. Other groups
+    /// count the work that moves of the clock start.
     set_off: Arc<WaitGroup>,
 }
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// The wakers, in the order of the deadlines. Those with the same deadline are in the order in which they were put
-    /// in.
+    /// The wakers, by deadline and number: wakers with the same deadline are in the order in which they were put in.
     pub(super) wakers: BTreeMap<(u64, u32), Waker>,
     pub(super) deadlines: BTreeMap<u32, u64>,
     next: u32,
@@ -64,7 +60,6 @@ pub(super) fn add(clock: u32) {
     }
 }
 
-/// Drops a clock's timers.
 pub(super) fn remove(clock: u32) {
     // The drop of a waker is foreign code, so it must not run under the lock.
     let removed = clocks().lock().and_then(|mut clocks| clocks.remove(&clock));
@@ -75,15 +70,15 @@ pub(super) fn with_queue<R>(clock: u32, f: impl FnOnce(&mut Queue) -> R) -> Opti
     clocks().lock()?.get_mut(&clock).map(|clock| f(&mut clock.queue))
 }
 
-/// Counts the work that threads under the clock have set off. The next move of the clock waits for this work. `None` if
-/// the clock is gone.
+/// The group that counts the work that threads under the clock have set off. The next move of the clock waits for this
+/// work. `None` if the clock is gone.
 pub(super) fn set_off_under(clock: &Mock) -> Option<Arc<WaitGroup>> {
     Some(Arc::clone(&clocks().lock()?.get(&clock.id)?.set_off))
 }
 
 /// Wraps the waker, so that a move of a mock clock waits until the waker has run. If this thread runs tracked work, the
-/// waker counts as part of that work. Otherwise, if this thread is under a mock clock, the next move of that clock
-/// waits for the waker. If neither holds, returns the waker as it is.
+/// waker counts as part of that work. If the thread runs no tracked work but is under a mock clock, the next move of
+/// that clock waits for the waker. On any other thread, returns the waker as it is.
 pub(in crate::watchdog) fn tracked(waker: Waker) -> Waker {
     match tracking().or_else(|| TestEnv::current().mock().and_then(|mock| set_off_under(mock))) {
         Some(group) => Arc::new(Tracked::new(waker, &group)).into(),

@@ -1,4 +1,5 @@
-//! Tracked work: the thread that moves a mock clock waits for all work that the move sets off, on other threads too.
+//! Tracked work. The thread that moves a mock clock waits for all work that the move sets off, even for work on other
+//! threads.
 
 use std::cell::RefCell;
 use std::sync::{Arc, PoisonError};
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, lock, wait};
 
-/// How long, in real time, a move of the clock waits for the work that it has set off. Then the move goes on, because
-/// the work may wait for a later timer.
+/// If no piece of the awaited work ends for this long, in real time, a move of the clock may go on: the work may wait
+/// for a later timer.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(1);
 
 thread_local!(static TRACKING: RefCell<Option<Arc<WaitGroup>>> = const { RefCell::new(None) });
@@ -33,7 +34,7 @@ impl WaitGroup {
         }
     }
 
-    /// Waits until all work is done, or until no piece of work has ended for [`GIVE_UP_AFTER`]. Returns whether all work is
+    /// Waits until all work is done, or until no piece of work has ended for [`GIVE_UP_AFTER`]. `true` if all work is
     /// done.
     pub(super) fn is_done_soon(&self) -> bool {
         let mut left = lock(&self.left);
@@ -63,7 +64,7 @@ impl<T> Tracked<T> {
         Self { work, group: Arc::clone(group), begun, done }
     }
 
-    /// Runs the work, at the first call only. The group also counts all work that this work sets off.
+    /// The first call runs the work. Later calls do nothing. The group also counts all work that this work sets off.
     pub(crate) fn begin(&self, run: impl FnOnce(&T)) {
         // Relaxed, here and for `done`: the flag publishes nothing. The swap lets only one caller find `false`.
         if self.begun.swap(true, Ordering::Relaxed) {
@@ -81,8 +82,8 @@ impl<T> Tracked<T> {
     }
 }
 
-/// Ends a run of tracked work when it is dropped, even if the work panics. Counts the work as done, and puts back the
-/// group for which the thread tracked before the run.
+/// Dropped at the end of a run, even if the work panics. The drop counts the work as done, and gives the thread the
+/// group back that it had before the run.
 struct Finish<'a, T>(&'a Tracked<T>, Option<Arc<WaitGroup>>);
 
 impl<T> Drop for Finish<'_, T> {

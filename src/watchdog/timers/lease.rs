@@ -1,12 +1,13 @@
-//! The right to arm timers. Each thread may arm its own timers. Threads that have none share the timers in [`Orphans`], and arm
-//! them in turn.
+//! The right to arm timers. Each thread may arm its own timers. Threads that have no timers of their own share the
+//! timers in [`Orphans`], and arm them in turn.
 
 use std::task::Waker;
 
 use super::{Timer, Timers};
 use crate::sync::{Mutex, MutexGuard, SetOnce, const_fn, lock};
 
-/// The right of the calling thread to arm these timers: either they are its own, or it holds the lock of shared timers.
+/// The right of the calling thread to arm these timers. They are the thread's own, or the thread holds the lock of the
+/// shared timers.
 pub(crate) struct Lease {
     pub(crate) timers: &'static Timers,
     _lock: Option<MutexGuard<'static, ()>>,

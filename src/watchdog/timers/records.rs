@@ -18,8 +18,8 @@ pub(super) const GROUP: usize = if cfg!(timebox_loom) { 4 } else { 32 };
 const CHUNKS: usize = 26;
 /// The index that stands for no record.
 pub(super) const NONE: u32 = u32::MAX;
-/// Marks that `deadline` of a record is not a deadline but a link to another record. A deadline with this bit would be centuries
-/// away.
+/// If this bit of a record's `deadline` is set, the other bits are the index of another record. (A deadline with this
+/// bit would be centuries away.)
 const LINK: u64 = 1 << 63;
 
 pub(super) struct Records {
@@ -27,9 +27,9 @@ pub(super) struct Records {
     first: Link,
     /// The head of the list of records that other threads have given back, after they had taken the wakers out.
     returned: CachePadded<AtomicU32>,
-    /// How many records were freed since the heap was rebuilt. (Records that were freed in the nursery have no entry,
-    /// and do not count.) At most so many entries of the heap are stale. Some of these entries may have left the heap
-    /// since.
+    /// At most this number of entries of the heap are stale. Counts the records that were freed since the heap was
+    /// rebuilt, without those in the nursery, which have no entry in the heap. (Stale entries that have left the heap
+    /// are not subtracted.)
     stale: AtomicU32,
     made_in: Process,
     chunks: [SetOnce<Box<[Group]>>; CHUNKS],
@@ -37,7 +37,6 @@ pub(super) struct Records {
 
 pub(super) struct Group {
     pub(super) records: &'static Records,
-    /// The group's place among the groups.
     number: u32,
     free: AtomicU32,
     /// Which records are in the nursery (see `timers.rs`): one bit for each record.
@@ -61,10 +60,10 @@ impl Link {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    // Relaxed, in `get` and `set`: invariant 1.
+    // Relaxed, in `get` and `set`, because only the owner of the timers uses the link (invariant 1).
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn get(&self) -> Option<&'static Group> {
-        // SAFETY: null, or the reference that `set` was given.
+        // SAFETY: the pointer is null, or comes from a `&'static` reference that `set` was given.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }
     }
 
@@ -74,9 +73,9 @@ impl Link {
     }
 }
 
-/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise: invariant 1.
+/// Methods for the owner. Orderings are Relaxed unless a comment says otherwise, because only the owner calls them
+/// (invariant 1).
 impl Records {
-    /// Claims a free record.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn claim(&'static self) -> (&'static Group, u32) {
         let (group, free) = match self.first.get().map(|group| (group, group.free.load(Ordering::Relaxed))) {
@@ -103,7 +102,6 @@ impl Records {
         }
     }
 
-    /// Makes one more chunk.
     fn add_groups(&'static self) {
         let k = self.chunks.iter().take_while(|chunk| chunk.get().is_some()).count();
         let groups: u32 = 1 << k;
@@ -112,7 +110,7 @@ impl Records {
         chunk.iter().rev().for_each(Group::put_first);
     }
 
-    /// Frees the records that other threads have given back. Returns whether there were any.
+    /// Frees the records that other threads have given back. `true` if there were any.
     fn take_returned(&'static self) -> bool {
         // Acquire: pairs with the Release in `give_back`. So whatever the other threads did with these records comes
         // before this.
@@ -134,8 +132,8 @@ impl Records {
         self.groups().count() * GROUP
     }
 
-    /// Returns all records that are in use and not in the nursery. They are sorted by address, because a walk in that
-    /// order is several times as fast. Also sorts the list of groups that have free records.
+    /// Returns all records that are in use and not in the nursery, in the order of their groups, because a walk in this
+    /// order is several times as fast. Sorts the list of groups with free records in the same order.
     pub(super) fn sort_out(&'static self) -> impl Iterator<Item = (&'static Group, u32)> {
         self.stale.store(0, Ordering::Relaxed);
         let mut last: Option<&Group> = None;
@@ -151,13 +149,13 @@ impl Records {
     }
 }
 
-/// For everybody.
+/// Methods for all threads.
 impl Records {
     pub(super) fn groups(&self) -> impl Iterator<Item = &Group> {
         self.chunks.iter().map_while(SetOnce::get).flatten()
     }
 
-    /// The group of a record, and the record's number in it.
+    /// The group of a record, and the record's number in the group.
     pub(super) fn find(&self, index: u32) -> (&Group, u32) {
         let (number, at) = (index / GROUP as u32, index % GROUP as u32);
         let (chunk, place) = chunk_of(number as usize, 1);
@@ -206,7 +204,7 @@ impl Group {
     }
 }
 
-/// Only the owner of the timers calls these methods, so `Relaxed` is enough (invariant 1).
+/// Methods for the owner. Orderings are Relaxed, because only the owner calls them (invariant 1).
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn is_listed(&self, at: u32) -> bool {
@@ -243,7 +241,7 @@ impl Group {
     }
 }
 
-/// For everybody.
+/// Methods for all threads.
 impl Group {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn record(&self, at: u32) -> &Record {

@@ -81,7 +81,6 @@ fn what_was_taken_back_does_not_pile_up() {
     let timers = leaked();
     for round in 0..if cfg!(miri) { 5 } else { 3000 } {
         let armed: Vec<Timer> = (0..64).map(|n| put(timers, n, Waker::noop().clone())).collect();
-        // `Some`: the timers' own thread takes the timer back. `None`: another thread does.
         let own = (round % 2 == 0).then_some(timers);
         armed.into_iter().for_each(|timer| drop(timer.take(own)));
     }

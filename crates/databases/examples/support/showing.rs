@@ -1,5 +1,3 @@
-//! Helpers of the examples. They check what has happened, and print it.
-
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,7 +22,6 @@ pub(crate) fn check(holds: bool, what: &str) -> Result<(), AnyError> {
     if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
 }
 
-/// Returns the timeout of the work. Fails if the work ended in another way.
 pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, AnyError> {
     match result {
         Ok(_) => Err("not so: the work was stopped".into()),
@@ -32,8 +29,8 @@ pub(crate) fn timed_out<T>(result: Result<T, AnyError>) -> Result<TimeoutError, 
     }
 }
 
-/// Prints one line. Fails if the error is not that of [`LIMIT`], or if the work ended before the limit, or 5 s or more
-/// after it. Less than 5 s are allowed, because a machine may be slow.
+/// Prints one line. Fails if the error names another limit than [`LIMIT`], if the work ended before the limit, or if it
+/// ended 5 s or more after the limit. A machine may be slow, so less than 5 s are allowed.
 pub(crate) fn show(what: &str, start: Instant, error: &TimeoutError) -> Result<(), AnyError> {
     let taken = start.elapsed();
     check(error.is_timeout() && error.limit() == Some(LIMIT), "the error names the limit")?;

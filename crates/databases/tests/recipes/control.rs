@@ -1,5 +1,5 @@
-//! The control connection, without a server. No caller waits longer than the bound, however many callers wait. After
-//! failures the pauses between attempts to connect grow.
+//! Tests of the control connection, without a server. No caller waits longer than the bound, however many callers wait.
+//! After failures, the pauses between attempts to connect grow.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::recipes::control::{Control, Failure};
 use crate::support::{AnyError, HANG, wait_until};
 
-/// How long an action that hangs takes. If the 100 actions of the first test hung one after the other, they would take
-/// far longer than `HANG`, so the test would fail.
+/// The time that each hanging action takes. If the 100 actions of the first test hung one after the other, the test
+/// would take far longer than `HANG`, and fail.
 const BOUND: Duration = Duration::from_secs(4);
 
 #[test]
@@ -75,16 +75,16 @@ fn failures_back_off_and_a_success_ends_that() {
             tries += 1;
         }
         let made = attempts.load(SeqCst) - before;
-        // The pauses between attempts are 10, 20, 40, 80, 160 .. ms, so only a few attempts fit into 300 ms. On a busy machine
-        // there are fewer still.
+        // The pauses between attempts are 10, 20, 40, 80, 160 ms, and so on. So only a few attempts fit into 300 ms,
+        // and fewer on a busy machine.
         assert!((1..=10).contains(&made) && tries > made, "{made} of {tries}");
         works.store(true, SeqCst);
         wait_until(|| control.run(|(), _| Ok(())).is_ok());
     }
 }
 
-/// A cancel that is sent over the lost connection gets no answer. Then the connection of the statement is in doubt, and
-/// is shut down.
+/// A cancel that is sent over a lost connection gets no answer. Then the statement's connection would be shut down,
+/// because nobody knows whether the cancel still arrives.
 #[test]
 fn over_a_connection_that_was_lost_while_idle_nothing_is_sent() {
     let control = Control::new(BOUND, |_| Ok(AtomicBool::new(true)), |open| open.load(SeqCst)).unwrap();

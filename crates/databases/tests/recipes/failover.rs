@@ -1,5 +1,5 @@
-//! Behind a balancer, or after a failover, our address leads to another server. On that server the number of our
-//! session belongs to a stranger's session, which a cancel must not hit.
+//! Behind a balancer, or after a failover, the address of our server leads to another server. There the number of our
+//! session belongs to a stranger's session. A cancel must not hit the stranger.
 
 use std::thread;
 
@@ -14,8 +14,8 @@ use crate::server::Server;
 use crate::support::{HANG, alone, cut, wait_until};
 use crate::{mariadb, postgres, redis};
 
-/// Asserts that a cancel over the control connection was refused, because the session is not on the server to which the control
-/// connection leads.
+/// Asserts that the cancel was refused, because the control connection leads to a server that does not have the
+/// session.
 #[track_caller]
 fn is_refused(result: Result<(), Failure>) {
     let failure = result.expect_err("it must not be hit");
@@ -94,7 +94,6 @@ fn mariadb_a_strangers_query_runs_on_and_ours_is_killed() {
     let proxy = Proxy::to(other.address());
     let options = OptsBuilder::from_opts(mariadb::options(ours)).tcp_port(proxy.address().port());
     let control = maria_recipe::Control::with_bound(&options.into(), HANG).unwrap();
-    // Makes two connections with the same number, one on each server.
     let (mut ours_now, mut theirs) = (mariadb::connect(ours), mariadb::connect(&other));
     while ours_now.0.connection_id() != theirs.0.connection_id() {
         if ours_now.0.connection_id() < theirs.0.connection_id() {

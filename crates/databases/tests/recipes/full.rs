@@ -142,7 +142,7 @@ fn redis_is_unblocked_and_attempts_become_rare() {
 #[test]
 fn a_control_connection_that_cannot_be_made_is_told_when_it_is_made() {
     let _alone = alone();
-    // Nothing listens there: the port was taken and given back.
+    // Nothing listens on this port: it was bound and then released.
     let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap();
     assert!(postgres_recipe::Control::new(&postgres::config_at(address)).is_err());
     let options = OptsBuilder::new().ip_or_hostname(Some("127.0.0.1")).tcp_port(address.port());

@@ -1,5 +1,5 @@
-//! Rows that a client fetches only when they are read. A guarded call may read them: then the reading ends with the
-//! scope. But rows that are still to be read cannot leave the guarded call.
+//! Clients that fetch rows only when the caller reads them. If a guarded call reads the rows, the reading ends with the
+//! scope. Rows that are not fetched yet cannot leave the guarded call.
 
 use std::marker::PhantomData;
 
@@ -79,7 +79,6 @@ fn postgres_rows_of_query_raw_end_within_the_scope() {
     }
 }
 
-/// The rows are fetched ten at a time, each time in a guarded call.
 #[test]
 fn postgres_rows_of_a_cursor_end_within_the_scope() {
     let _alone = alone();
@@ -140,8 +139,9 @@ impl<T: Unpin + 'static> Probe<T> {
     const LEAVES: bool = true;
 }
 
-/// `guarded_async` returns only a `T: Unpin`, so it can return rows, but no stream. (`'static` keeps it from returning
-/// rows that borrow the connection: the page of SQLite shows that.)
+/// `guarded_async` returns only a `T: Unpin + 'static`. Streams are not `Unpin`, so they cannot leave the call. Fetched
+/// rows can. For types with both bounds, `LEAVES` is the inherent constant of `Probe`: `true`. For other types it is
+/// the constant of `CannotLeave`: `false`.
 #[test]
 fn streams_cannot_leave_a_guarded_call_and_rows_can() {
     const { assert!(!Probe::<RowStream>::LEAVES && !Probe::<SimpleQueryStream>::LEAVES) };

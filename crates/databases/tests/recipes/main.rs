@@ -1,7 +1,7 @@
-//! The recipes for databases, against the real ones.
+//! Tests of the recipes for databases, against real databases.
 //!
-//! Servers are started from the machine's own binaries. If the machine has no binary of a server, the tests with that server
-//! print a line and are skipped. If `TIMEBOX_REQUIRE_SERVERS` is set in the environment, these tests fail instead.
+//! The tests start servers from the machine's own binaries. If the machine has no binary of a server, the tests of that
+//! server print a line and are skipped. If the environment sets `TIMEBOX_REQUIRE_SERVERS`, they fail instead.
 #![cfg(unix)]
 
 mod control;

@@ -1,5 +1,3 @@
-//! MariaDB.
-
 use std::cell::RefCell;
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
@@ -51,7 +49,6 @@ pub(crate) fn is_by_kill(error: &TimeoutError) -> bool {
 
 const OWN: &str = "select sum(a.seq ^ b.seq) from seq_1_to_100 a, seq_1_to_100 b";
 const NEXT: &str = "select sum(a.seq ^ b.seq) from seq_1_to_60 a, seq_1_to_60 b";
-/// A query that takes hours.
 pub(crate) const ENDLESS: &str = "select sum(a.seq ^ b.seq) from seq_1_to_10000000 a, seq_1_to_10000000 b";
 
 fn was_hit(connection: &mut Conn) -> bool {
@@ -89,7 +86,6 @@ fn a_hook_that_outlives_its_statement_hits_the_next() {
             let control = &control;
             let _outlives = scope.on_cancel(control.hook(&session).every(Duration::from_micros(100)));
             let own = rows(&mut connection, OWN);
-            // Every error counts as a hit, whatever its code.
             let hit = (0..3).any(|_| rows(&mut connection, NEXT).is_err());
             Ok::<_, AnyError>(own.is_ok() && hit)
         })
@@ -106,7 +102,7 @@ fn one_row(connection: &mut Conn, name: &str) {
     connection.query_drop(format!("insert into timebox.{name} values (1, 0)")).unwrap();
 }
 
-/// Returns the row's value. Takes the row's lock for that, and fails if the lock is not free.
+/// Returns the row's value. Panics if another connection has the row's lock.
 #[track_caller]
 fn value_with_lock(other: &mut Conn, name: &str) -> i32 {
     let mut transaction = other.start_transaction(TxOpts::default()).unwrap();
@@ -158,8 +154,8 @@ fn waiting_for_a_row_ends_within_the_scope() {
     assert_eq!(value_with_lock(&mut owner, "locked"), 0);
 }
 
-/// The error of a killed statement comes while its rows are read, and `query_drop` drops the rows unseen. So `query_drop` returns
-/// `Ok`.
+/// `query_drop` returns `Ok` for a killed statement: the error comes among the rows, and `query_drop` drops the rows
+/// unseen.
 #[test]
 fn what_query_drop_swallows_the_strict_guard_tells() {
     let _alone = alone();
@@ -168,9 +164,8 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     let (mut connection, session) = connect(server);
     let mut limit = SHORT;
     while let Err(error) = timeout(limit, || guarded(&control, &session, || connection.query_drop(ENDLESS))) {
-        // No source: the limit passed before the call began, so the loop tries again with a longer limit. A source
-        // would mean that `query_drop` now reports the kill. Then correct `src/recipes/mysql.md`, which says that it
-        // does not.
+        // Without a source, the limit passed before the call began, so the loop tries a longer limit. If there is a
+        // source, `query_drop` now reports the kill. Then correct `src/recipes/mysql.md`, which says that it does not.
         assert!(error.downcast::<TimeoutError>().is_ok_and(|error| error.source().is_none()));
         limit *= 2;
     }
@@ -179,8 +174,9 @@ fn what_query_drop_swallows_the_strict_guard_tells() {
     assert_eq!(connection.query_first("select 42").unwrap(), Some(42));
 }
 
-/// In autocommit, each statement of a procedure is a transaction of its own. If the procedure handles the error of a killed
-/// statement, it goes on, and the work of its other statements stays. So such a call needs the strict guard and a transaction.
+/// In autocommit, each statement of a procedure is a transaction of its own. A procedure that handles the error of a
+/// killed statement goes on, and the work of its other statements stays. So such a call needs the strict guard and a
+/// transaction.
 #[test]
 fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it() {
     let _alone = alone();
@@ -205,8 +201,7 @@ fn a_killed_procedure_goes_on_to_its_next_statement_and_a_transaction_undoes_it(
         other.query_drop(reset).unwrap();
         timed_out(timeout(limit, || guarded_strictly(&control, &session, || connection.query_drop(call))));
         // Each round of the procedure updates the value, and then runs a `select` that only a kill ends. So two updates
-        // show at least one kill. If there were fewer, perhaps the limit passed before the call began. So this tries a
-        // longer limit.
+        // prove that there was a kill. With fewer, the limit may have passed before the call began: try a longer limit.
         if value_with_lock(&mut other, "called") >= 2 {
             break;
         }

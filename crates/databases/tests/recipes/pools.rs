@@ -18,7 +18,6 @@ use crate::support::{AnyError, HANG, LONG, SHORT, alone, timed_out};
 const ENDLESS: &str = "select pg_sleep(3600)";
 const PID: &str = "select pg_backend_pid()";
 
-/// Connects to nothing.
 struct Nothing;
 
 impl r2d2::ManageConnection for Nothing {
@@ -91,8 +90,8 @@ impl Cancel<'_> {
     }
 }
 
-/// Checks that a pool lends a connection again after a settled query, and discards it if a cancel may still reach it.
-/// `pid` and `endless` each run a query on a connection of the pool.
+/// Checks that a pool lends a connection again if the server has answered its query, and discards the connection if the
+/// query or a cancel may still be on its way. `pid` and `endless` each run a query on a connection of the pool.
 async fn settles_or_discards(
     pid: impl AsyncFn() -> Result<i32, AnyError>,
     endless: impl AsyncFn(Cancel<'_>) -> Result<(), AnyError>,
@@ -235,8 +234,8 @@ fn r2d2() {
         let error = timed_out(endless(SHORT));
         assert!(error.is_timeout());
         let next = pid().unwrap();
-        // The connection goes back to the pool. But if the scope ended while the pool tested the connection, the pool
-        // may have discarded it. Then the query was not begun, so the error has no source.
+        // Usually the pool lends the same connection again. But if the scope ended while the pool tested the
+        // connection, the pool may have discarded it. Then the query was not begun, so the error has no source.
         assert!(next == last || error.source().is_none(), "the connection was given back");
         last = next;
     }

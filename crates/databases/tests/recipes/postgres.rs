@@ -65,7 +65,7 @@ pub(crate) fn is_by_cancel(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref::<postgres::Error>()).is_some_and(is_cancelled)
 }
 
-/// How long the first statements of a sweep sleep: longer than a cancel takes on a machine that is not busy.
+/// The sleep of the first statements in a sweep. It is longer than a cancel takes on an idle machine.
 const OWN: Duration = Duration::from_millis(2);
 
 fn lasting(own: Duration) -> String {
@@ -292,8 +292,8 @@ fn a_server_killed_in_mid_query_is_its_own_error_and_not_a_timeout() {
     wait_until(|| client.is_closed());
 }
 
-/// A frozen server answers neither the query nor the cancel. The grace limits the wait for the query's answer, and the hook
-/// limits the wait for the cancel's answer.
+/// A frozen server answers neither the query nor the cancel. The grace limits the wait for the answer to the query. The
+/// hook limits the wait for the answer to the cancel.
 #[test]
 fn a_server_that_is_frozen_is_an_unsettled_timeout() {
     let _alone = alone();

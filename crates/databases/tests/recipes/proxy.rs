@@ -7,7 +7,6 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::HANG;
 
-/// Forwards connections to a server, until the proxy is dropped.
 pub(crate) struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -72,7 +71,8 @@ impl Proxy {
         }
     }
 
-    /// From now on the system drops all packets that come in for the present connections. So not even the system answers them.
+    /// Makes the system drop all packets that come in on the present connections. So not even the system acknowledges
+    /// them.
     #[cfg(target_os = "linux")]
     pub(crate) fn drop_packets(&self) {
         use std::os::fd::AsRawFd;
@@ -132,7 +132,7 @@ impl Shared {
                 break;
             }
         }
-        // While the network is silent, the end of a connection is not forwarded either.
+        // A silent network does not forward the end of a connection.
         self.wait_while_silent();
         let _ = to.shutdown(Shutdown::Write);
     }

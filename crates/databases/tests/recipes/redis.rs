@@ -1,5 +1,3 @@
-//! Redis.
-
 use std::cell::RefCell;
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
@@ -53,7 +51,7 @@ pub(crate) fn is_by_unblock(error: &timebox::TimeoutError) -> bool {
     error.source().and_then(|source| source.downcast_ref()).is_some_and(is_unblocked)
 }
 
-/// Whether the server says that the connection waits for an element.
+/// Whether the server says that the client with this id waits for an element.
 pub(crate) fn is_blocked(other: &mut impl ConnectionLike, id: i64) -> bool {
     let client: String = cmd("CLIENT").arg("LIST").arg("ID").arg(id).query(other).unwrap();
     client.contains(" flags=b ")
@@ -101,7 +99,7 @@ fn the_next_pops_are_never_cut_short() {
     let statement = |limit, own| {
         thread::scope(|threads| {
             let mut connection = connection.borrow_mut();
-            // Pushes an element after the time `own`. By that the pop ends by itself.
+            // Pushes an element after the time `own`, so that the pop ends by itself.
             let pushing = threads.spawn(|| {
                 thread::sleep(own);
                 push(&mut pusher, "own", "pushed");

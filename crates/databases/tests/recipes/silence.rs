@@ -71,8 +71,8 @@ fn postgres_to_connect_ends_with_the_scope() {
     ends_near_its_limit("PostgreSQL, connecting", || Connection::connect(&config, proxy.address()));
 }
 
-/// A cancel that was not answered may still arrive, and would hit the statement that runs then. So no other statement may run on
-/// the connection.
+/// A cancel that was not answered may still arrive. It would hit the statement that runs at that time. So no other
+/// statement may run on the connection.
 #[test]
 fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let _alone = alone();
@@ -83,7 +83,8 @@ fn postgres_where_a_cancel_was_not_answered_no_other_statement_follows() {
     let mut own = Duration::from_millis(100);
     loop {
         proxy.set_silent(true);
-        // The statement should end by itself, after its limit and before the second step of the hook.
+        // The statement should end after its limit, so that the hook sends a cancel. And it should end by itself,
+        // before the hook shuts the socket down.
         let sleep = format!("select pg_sleep({})", own.as_secs_f64());
         let result = timeout(SHORT, || {
             connection.guarded(control.hook(connection.session()), async |client| {

@@ -1,5 +1,4 @@
-//! What the tests share. A *sweep* runs a statement again and again, under limits that pass close to its end. The waits
-//! fail after [`HANG`].
+//! What the tests share. A *sweep* runs a statement again and again, under limits that pass near the statement's end.
 
 use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,7 +61,6 @@ pub(crate) fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// How a sweep went.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     /// Statements that ended by themselves. Some may have ended just when the hook fired.

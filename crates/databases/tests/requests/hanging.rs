@@ -1,5 +1,5 @@
-//! A tenth of the requests hang: in a query, in a mutex, in a poll that computes, on a silent peer. The others are served as
-//! before, and nothing is left of the ones that hung.
+//! A tenth of the requests hang: in a query, in a mutex, in a poll that computes, or on a silent peer. The other
+//! requests must not become much slower, and the requests that hung must leave nothing behind.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,6 @@ const LIMIT: Duration = Duration::from_millis(50);
 const REQUESTS: u32 = 600;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What the handlers share.
 struct Shared {
     database: SocketAddr,
     pool: Pool,
@@ -60,7 +59,7 @@ fn lock(shared: &Shared) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Computes in one poll, and does not return to its executor until its time is up.
+/// Computes in one poll, and does not return to its executor until its scope is over.
 fn compute() -> Result<(), AnyError> {
     loop {
         checkpoint()?;
@@ -117,7 +116,7 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// The threads of this process, without those of this crate: they end by themselves after a while.
+/// The number of this process's threads, without the threads of `timebox`: they end by themselves after a while.
 fn threads() -> usize {
     let is_other = |task: &std::fs::DirEntry| {
         let name = std::fs::read_to_string(task.path().join("comm"));
@@ -153,7 +152,7 @@ fn requests_that_hang_neither_slow_the_others_nor_leave_anything() {
 
         let without = load(address, false).await;
         let with = {
-            // This thread holds the lock until the load has ended.
+            // The thread `owner` holds the lock until the load has ended.
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let of_owner = Arc::clone(&shared);
             let owner = std::thread::spawn(move || {

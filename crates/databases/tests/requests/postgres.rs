@@ -23,7 +23,7 @@ use crate::support::{
 const PAY: &str = "with paid as (insert into entry values (100) returning amount)
     select amount from paid, pg_sleep(3600)";
 
-/// A handler that makes a query, by the recipe of the guide.
+/// An app whose handler inserts a payment, by the recipe of the guide.
 fn paying(server: &Server, pool: &Pool) -> Router {
     let (address, pool) = (server.address(), pool.clone());
     let handler = async move || -> Response {
@@ -78,8 +78,8 @@ fn requests_that_end_in_a_query_leave_nothing_in_the_database() {
         wait_for("the query ends", async || busy_sessions(&observer).await == 0 && is_settled()).await;
         assert_eq!(rows(&observer).await, 0);
 
-        // The client goes away. The handler runs in a task of its own, so it still has the grace, and settles the
-        // connection.
+        // The client goes away. The handler runs in a task of its own, so it keeps its grace, and waits for the answer
+        // to the cancel.
         let limit = TimeoutLayer::new(LONG).grace(LONG).respond_with(unavailable);
         let address = serve(paying(&server, &pool).layer(from_fn(in_a_task)).layer(limit)).await;
         let client = request(address, "/pay").await;
@@ -100,7 +100,7 @@ fn a_streamed_body_that_is_over_its_limit_gives_its_transaction_back() {
         observer.batch_execute("create table entry (amount int)").await.unwrap();
         let pool = pool(&server, 1);
         let in_handler = pool.clone();
-        // The response's body owns the connection. The time of the body is up in the middle of a transaction.
+        // The response's body owns the connection. The limit of the body passes in the middle of a transaction.
         let handler = async move || {
             let client = in_handler.get().await.unwrap();
             client.batch_execute("begin; insert into entry values (100)").await.unwrap();

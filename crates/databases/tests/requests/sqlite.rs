@@ -27,7 +27,6 @@ fn pay(database: &PathBuf) -> Result<i64, AnyError> {
     Ok(sum)
 }
 
-/// A database in a file, and an app whose requests write payments to it.
 fn app() -> (tempfile::TempDir, PathBuf, Router) {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("entries");
@@ -69,7 +68,7 @@ fn without_a_grace_the_blocking_part_rolls_back_too() {
         let (_folder, database, app) = app();
         let app = app.layer(TimeoutLayer::new(SHORT).respond_with(unavailable));
         let answer = fetch(serve(app).await, "/pay").await;
-        // The answer is that of the layer at the deadline, or that of the handler if it was ready before.
+        // The layer answers at the deadline, unless the handler has answered just before.
         assert!(answer.starts_with("HTTP/1.1 50") && answer.contains(": timed out"), "{answer}");
         wait_for("the rollback", async || rows_if_unlocked(&database) == Some(0)).await;
     });

@@ -32,7 +32,6 @@ pub(crate) fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Waits until `condition` returns `true`. Fails after [`HANG`].
 pub(crate) async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
@@ -63,12 +62,10 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-/// The answer of the layer.
 pub(crate) fn unavailable(error: &TimeoutError) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the layer: {error}")).into_response()
 }
 
-/// The answer of a handler.
 pub(crate) fn own_answer(error: &AnyError) -> Response {
     let status = match TimeoutError::find(&**error) {
         Some(_) => StatusCode::GATEWAY_TIMEOUT,

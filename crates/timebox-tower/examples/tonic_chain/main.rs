@@ -1,5 +1,5 @@
-//! Three services of tonic in a row. The client's deadline travels to the last one, which is slow: it stops in time, and the
-//! client learns why.
+//! Three services of tonic in a row. The client's deadline travels to the last service, which is slow. The last service
+//! stops in time, and the client learns why.
 //!
 //! Run it with `cargo run -p timebox-tower --example tonic_chain --features tonic`.
 
@@ -21,7 +21,7 @@ use tower::ServiceBuilder;
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// No request takes longer here, whatever a client asks for.
+/// The longest time for a request, even if a client asks for more.
 const LIMIT: Duration = Duration::from_secs(5);
 
 async fn serve<F, Fut>(price: F) -> Result<SocketAddr>
@@ -44,7 +44,6 @@ fn connect(address: SocketAddr) -> Result<ShopClient<DeadlineService<Channel>>> 
     Ok(ShopClient::new(ServiceBuilder::new().layer(deadline).service(channel)))
 }
 
-/// A service in the middle of the chain: it asks the service at `next`.
 async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr> {
     let client = connect(next)?;
     serve(move |request| {
@@ -57,7 +56,6 @@ async fn serve_front(name: &'static str, next: SocketAddr) -> Result<SocketAddr>
     .await
 }
 
-/// The last service of the chain. It takes a second to look up a price.
 async fn price(_: Request<Item>) -> Result<Response<Cents>, Status> {
     println!("{:<10} has {:?}", "warehouse", timebox::remaining());
     let looked_up = future::sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! A service with one method. In a real program `tonic-prost-build` makes this of
+//! A service with one method. In a real program, `tonic-prost-build` generates this code from
 //!
 //! ```proto
 //! service Shop { rpc Price(Item) returns (Cents); }
@@ -56,7 +56,6 @@ where
     }
 }
 
-/// A shop whose prices come from a function.
 #[derive(Clone)]
 pub(crate) struct ShopServer<F>(pub(crate) F);
 

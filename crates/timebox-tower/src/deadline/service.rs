@@ -70,8 +70,8 @@ pub struct DeadlineFuture<F> {
 enum State<F> {
     /// The call has been made. The `Wait` fails as soon as the scope around it is over, even within a grace.
     Called(#[pin] Wait<F>),
-    /// Too little time was left, so the call was not made. The `Wait` only delays the error: if the scope around is
-    /// about to drop its future, the `Wait` stays pending until then.
+    /// Too little time was left, so the call was not made. The `Wait` only delays the error: if the scope around it is
+    /// about to drop its future, the `Wait` stays pending until the drop.
     NotCalled(TimeoutError, #[pin] Wait<Pending<()>>),
     Done,
 }

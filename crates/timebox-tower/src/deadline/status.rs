@@ -7,9 +7,9 @@ use tonic::{Code, Status, TimeoutExpired};
 
 use super::service::BoxError;
 
-/// Turns a [`TimeoutError`] into a status, and also the error of the timer that tonic's channel runs for
-/// `grpc-timeout`. (Without this, tonic would turn that timer's error into the status `Cancelled`.) Returns any other
-/// error unchanged.
+/// Turns a [`TimeoutError`] into a status. Also turns the error of the timer that tonic's channel runs for
+/// `grpc-timeout` into a status: otherwise tonic would make it the status `Cancelled`. Returns any other error
+/// unchanged.
 pub(super) fn with_status(error: BoxError, allowance: Duration) -> BoxError {
     match error.downcast::<TimeoutError>() {
         Ok(error) => status(*error),

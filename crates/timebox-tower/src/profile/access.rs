@@ -1,5 +1,3 @@
-//! Who gets a profile.
-
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -28,8 +26,8 @@ impl Access {
         !self.token.is_empty()
     }
 
-    /// Returns the request, and whether it is to be profiled: it carries the right token, and all conditions allow it.
-    /// The right token is removed.
+    /// Returns the request, and `true` if it is to be profiled: it carries the right token, and all conditions allow
+    /// it. If the request carries the right token, its header and its parameters for the token are removed.
     pub(super) fn admit<B>(&self, request: Request<B>) -> (Request<B>, bool) {
         if !self.is_on() || !(self.is_in_headers(request.headers()) || self.is_in_query(request.uri())) {
             return (request, false);

@@ -31,7 +31,7 @@ impl Rate {
         Self { per_minute, profiles: Arc::default() }
     }
 
-    /// Counts one more profile. If there are too many, returns how long to wait before the next try.
+    /// Counts one more profile. `Err` if there are too many: how long to wait before the next try.
     pub(super) fn take(&self, now: Instant) -> Result<Permit, Duration> {
         let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
         let Profiles { last, running } = &mut *profiles;

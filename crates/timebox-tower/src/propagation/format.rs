@@ -50,7 +50,6 @@ mod tests {
         prop_oneof![Just(Format::Grpc), Just(Format::Milliseconds)]
     }
 
-    /// Durations of all sizes, from nanoseconds to the longest.
     fn durations() -> impl Strategy<Value = Duration> {
         (any::<u64>(), 0..64_u32, 0..1_000_000_000_u32).prop_flat_map(|(number, shift, nanos)| {
             let number = number >> shift;
@@ -66,8 +65,8 @@ mod tests {
 
         #[test]
         fn a_round_trip_loses_less_than_a_unit(format in formats(), remaining in durations()) {
-            // Below each of these times, gRPC's value is in this unit. A value in milliseconds has at most ten digits,
-            // which is 115 days.
+            // Each pair: a time, and the unit of gRPC's values below this time. A value in milliseconds has at most ten
+            // digits, which is 115 days.
             let units = [
                 (Duration::from_millis(100), Duration::from_nanos(1)),
                 (Duration::from_secs(100), Duration::from_micros(1)),

@@ -1,5 +1,3 @@
-//! The value of `grpc-timeout`.
-
 use std::time::Duration;
 
 use http::HeaderValue;

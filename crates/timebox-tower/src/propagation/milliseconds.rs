@@ -5,7 +5,7 @@ use http::HeaderValue;
 use super::digits::parse_digits;
 use super::problem::Problem;
 
-/// All numbers of so many digits fit into a `u64`.
+/// Every number of 19 digits fits into a `u64`.
 const MOST_DIGITS: usize = 19;
 const LARGEST_WRITTEN: u64 = 9_999_999_999;
 

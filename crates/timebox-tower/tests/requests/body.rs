@@ -37,8 +37,8 @@ fn chunks() -> [Step; 3] {
     [Step::Data("one"), Step::Sleep(Duration::from_millis(1)), Step::Data("two")]
 }
 
-/// A body that looks at the ambient scope in each poll, and in its drop. Each look sends: whether it is in the drop,
-/// the deadline, and whether the scope is over.
+/// A body that notes in each poll and in its drop: whether it is being dropped, the deadline, and whether the scope is
+/// over.
 fn looking<const N: usize>(steps: [Step; N]) -> (Script, Receiver<(bool, Deadline, bool)>) {
     let (sender, seen) = channel();
     let script = Script::new(steps).look(move |dropping| {
@@ -139,13 +139,12 @@ async fn late_body(layer: TimeoutLayer<Request<String>>, late: impl AsyncFn() + 
 #[test]
 fn a_late_response_is_sent_whole_although_its_body_has_a_limit_on_silence() {
     on_runtime(async {
-        // In a grace.
+        // The handler responds in its grace.
         let in_grace = TimeoutLayer::new(SHORT).grace(LONG).idle(LONG);
         let wait = async || assert!(timebox::future::sleep(LONG).await.is_err());
         assert_eq!(late_body(in_grace, wait).await, "rolled back");
 
-        // There is no grace here. But the handler blocks its thread until after the deadline, so it still gives a
-        // response.
+        // Without a grace. The handler blocks its thread until after the deadline, so its response comes late.
         let compute = async || std::thread::sleep(2 * SHORT);
         assert_eq!(late_body(TimeoutLayer::new(SHORT).idle(LONG), compute).await, "rolled back");
     });

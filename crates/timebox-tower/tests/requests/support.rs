@@ -1,5 +1,3 @@
-//! What the tests share.
-
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -57,7 +55,6 @@ pub(crate) async fn request(address: SocketAddr, head: &str) -> TcpStream {
     stream
 }
 
-/// Requests `path`. Returns all that the server sends until the connection is closed.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = request(address, &format!("GET {path} HTTP/1.1\r\nconnection: close")).await;
     let mut text = String::new();
@@ -80,7 +77,7 @@ pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     }
 }
 
-/// What a scripted body does next.
+/// What a [`Script`] does next.
 pub(crate) enum Step {
     Data(&'static str),
     Sleep(Duration),

@@ -89,7 +89,6 @@ impl Drop for Working {
 
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    /// The servers' own limit.
     limit: Duration,
     allowance: Duration,
     /// How long the last service works.
@@ -99,7 +98,7 @@ struct Times {
 struct Chain {
     client: ShopClient<DeadlineService<Channel>>,
     log: Log,
-    /// First to last.
+    /// From the first service to the last.
     servers: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
     times: Times,
 }
@@ -116,7 +115,7 @@ impl Chain {
         chain
     }
 
-    /// Starts a server in front of those that run already.
+    /// Starts a server in front of the servers that already run. Later calls go to the new server.
     async fn serve<F, Fut>(&mut self, price: F)
     where
         F: FnMut(Request<Item>) -> Fut + Clone + Send + Sync + 'static,
@@ -153,7 +152,7 @@ impl Chain {
         .await;
     }
 
-    /// The last service. It works in steps.
+    /// Starts the last service. It works on each call in five steps.
     async fn serve_slow(&mut self) {
         let (log, step) = (self.log.clone(), self.times.work / 5);
         self.serve(move |request| {
@@ -210,7 +209,7 @@ impl Chain {
         outcomes
     }
 
-    /// Stops the servers, once they are done with their calls, and tells what they saw of each call.
+    /// Stops the servers, once they are done with their calls, and returns what they saw of each call.
     async fn stop(self) -> Vec<Vec<Visit>> {
         let Self { client, log, servers, times: _ } = self;
         drop(client);

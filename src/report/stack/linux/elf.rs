@@ -1,9 +1,10 @@
-//! ELF files, in memory or as files: segments, unwind tables, build identity. Made for hostile bytes: nothing here panics.
+//! Reads ELF files, in memory or as files: segments, unwind tables, build ids. The bytes may be hostile: nothing here
+//! panics.
 
 use super::memory;
 use crate::scope::ReadMemory;
 
-/// A table with more bytes than this is not copied.
+/// An `.eh_frame` with more bytes than this is not copied. Of an `.eh_frame_hdr`, at most this many bytes are copied.
 const MOST_TABLE: u64 = 64 << 20;
 
 /// A file that claims to have more program headers than this is not read.
@@ -30,7 +31,6 @@ pub(super) struct Image {
     pub(super) frames: Table,
 }
 
-/// A program header.
 struct Segment {
     kind: u32,
     offset: u64,
@@ -218,20 +218,20 @@ impl Image {
         Some((entry, self.index_entry(entry)?))
     }
 
-    /// The start of the function that covers `pc`. If no function does, the start of the last function before `pc`.
+    /// The start of the last function that begins at `pc` or before. That function may end before `pc`.
     pub(super) fn function_start(&self, pc: u64) -> Option<u64> {
         self.entry_of(pc).map(|(_, start)| start)
     }
 
-    /// The end of the function that covers `pc`. `None` if no function does.
+    /// The end of the function that contains `pc`. `None` if no function contains it.
     pub(super) fn function_end(&self, pc: u64) -> Option<u64> {
         let (_, start) = self.entry_of(pc)?;
         let len = u32_at(&self.frames.bytes, self.record(pc)?.checked_add(12)?)?;
         Some(start.saturating_add(u64::from(len))).filter(|&end| pc < end)
     }
 
-    /// Whether the tables cover `pc`. Without an index of the usual form nobody can tell: then `true`, if there are
-    /// tables.
+    /// Whether the tables have a function that contains `pc`. Without an index of the usual form this cannot be told:
+    /// then returns `true` if there are tables.
     pub(super) fn covers(&self, pc: u64) -> bool {
         if self.frames.bytes.is_empty() {
             return false;
@@ -242,8 +242,7 @@ impl Image {
         self.function_end(pc).is_some()
     }
 
-    /// The offset in `.eh_frame` of the record of the function that covers `pc`. If no function does, the record is that
-    /// of the last function before `pc`.
+    /// The offset in `.eh_frame` of the record of the last function that begins at `pc` or before.
     pub(super) fn record(&self, pc: u64) -> Option<usize> {
         let (entry, _) = self.entry_of(pc)?;
         let at = entry.checked_mul(8)?.checked_add(16)?;

@@ -2,8 +2,8 @@
 //!
 //! The jump is made by the last function of libgcc's unwinder. It has saved its caller's registers on the stack. It
 //! overwrites them with the registers of the frame in which the thread goes on, and then returns. In between, its
-//! unwind table leads astray, because the saved registers are not the caller's any more: first the frame pointer is
-//! wrong, then the return address too.
+//! unwind table is wrong, because the saved registers are no longer the caller's: first the frame pointer is wrong,
+//! then the return address too.
 
 use addr2line::gimli::{
     BaseAddresses, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection,
@@ -19,7 +19,7 @@ use crate::scope::ReadMemory;
 const FAR: u64 = 64 << 10;
 
 /// Whether the function at `pc` leaves by a jump to code that catches a panic. That code gets its values in two
-/// registers, which have the numbers 0 and 1 in the unwind tables of all processors. Only a function that makes such a
+/// registers, which have the numbers 0 and 1 in the unwind tables of both processors. Only a function that makes such a
 /// jump saves both registers.
 pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     let saves_both = || {
@@ -40,11 +40,12 @@ pub(super) fn jumps_to_handlers(image: &Image, pc: u64) -> bool {
     saves_both().unwrap_or(false)
 }
 
-/// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `None` if that
-/// frame is not found. `function` [jumps to handlers](jumps_to_handlers).
+/// The registers of the frame in which the thread goes on after `function` has jumped out of itself. `function` must
+/// [jump to handlers](jumps_to_handlers).
 ///
-/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. If the instruction
-/// before `pc` calls `function`, the table is right. Then the result is `None`, too.
+/// `pc` and `registers` are those of the caller of `function`, by the unwind table of `function`. The table is right
+/// if the instruction before `pc` calls `function`: then this returns `None`. Also returns `None` if the frame is not
+/// found.
 pub(super) fn destination(
     memory: &impl ReadMemory,
     stack: &StackCopy,

@@ -1,5 +1,3 @@
-//! The place at which a scope was opened, from the copy of its frame.
-
 use std::fs;
 use std::panic::Location;
 use std::ptr;
@@ -7,8 +5,8 @@ use std::ptr;
 use crate::scope::ScopeCopy;
 
 /// Where the scope was opened; `None` if that is not known. `is_consistent`: the thread stood still while the scope was
-/// copied. If this is `false`, the address may be nonsense. So it counts only if it lies in a file's mapping that
-/// nobody can write to.
+/// copied. If this is `false`, the address may be nonsense. So it is used only if it lies in a mapped file, in memory
+/// that cannot be written.
 pub(crate) fn location(scope: &ScopeCopy, is_consistent: bool) -> Option<&'static Location<'static>> {
     let address = usize::try_from(scope.location).ok()?;
     let location = ptr::with_exposed_provenance::<Location<'static>>(address);

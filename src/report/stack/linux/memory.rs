@@ -10,7 +10,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// The memory of this process.
 ///
-/// The system call `process_vm_readv` copies it. Where a sandbox forbids that call, the file `/proc/self/mem` does.
+/// The system call `process_vm_readv` copies it. Where a sandbox forbids that call, `/proc/self/mem` is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory;
 

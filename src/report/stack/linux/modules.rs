@@ -1,5 +1,5 @@
-//! Finds the program and the loaded libraries in `/proc/self/maps`, and by their headers and tables in memory. Does not
-//! take the loader's lock, since a stuck thread may hold it.
+//! Finds the program and the loaded libraries in `/proc/self/maps`, and reads their headers and tables from memory.
+//! Does not take the loader's lock, because a stuck thread may hold it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub(super) struct Mapping {
     pub(super) inode: u64,
     /// Where the file's header is mapped.
     pub(super) base: u64,
-    /// Where its code is mapped.
+    /// Where the file's code is mapped.
     pub(super) code: Vec<Range<u64>>,
 }
 
@@ -26,7 +26,6 @@ impl Mapping {
         self.code.iter().any(|range| range.contains(&pc))
     }
 
-    /// The end of the code.
     pub(super) fn end(&self) -> u64 {
         self.code.iter().map(|range| range.end).max().unwrap_or(self.base)
     }

@@ -1,7 +1,7 @@
 //! Names of functions, from the files of the program and its libraries.
 //!
-//! Each file has a loader of its own, so no lock is shared with the backtraces of the program. A file is believed only if it
-//! is the build that is loaded.
+//! Each file has a loader of its own, so no lock is shared with the backtraces of the program. A file is used only if
+//! it is the build that is loaded.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -18,8 +18,7 @@ use crate::report::foreign::{is_foreign, is_own};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// The time for all names of one stack, in nanoseconds. After that time each further frame gets only its module and
-/// offset.
+/// The time for all names of one stack, in nanoseconds. After that time no more names are searched for.
 const BUDGET: u64 = 10_000_000_000;
 
 /// A file is closed if it was not used for this time, in nanoseconds.
@@ -28,22 +27,20 @@ const UNUSED: u64 = 60_000_000_000;
 /// The names of at most this many addresses are kept.
 const MOST_KEPT: usize = 8192;
 
-/// Of a long stack, only the `INNER` innermost frames and the `OUTER` outermost frames are given names.
+/// Of a long stack, only the `INNER` innermost frames and the `OUTER` outermost frames are kept.
 const INNER: usize = 192;
 const OUTER: usize = 64;
 
-/// Larger files are not opened.
+/// Files with more bytes than this are not opened.
 const MOST_BYTES: u64 = 4 << 30;
 
 /// Where the names of a module come from.
 struct Source {
     /// The module's file. `None` if the file cannot be used: see [`open`].
     loader: Option<Loader>,
-    /// When names were last looked up here.
     used: u64,
 }
 
-/// Finds names.
 #[derive(Default)]
 pub(crate) struct Names {
     /// The key is the path of the module, and its build id.
@@ -62,8 +59,8 @@ impl Names {
         Self::default()
     }
 
-    /// The stack with names. `within`: the address of the frame of a scope. If it is given, the functions outside the
-    /// scope are left out, except the function that opened the scope.
+    /// The stack with names. `within`: the address of the frame of a scope. If it is given, the stack ends with the
+    /// function that opened the scope.
     pub(crate) fn resolve(&mut self, raw: &RawStack, within: Option<u64>) -> Stack {
         let now = clock::real_now();
         let mut stack = Stack { frames: Vec::new(), truncated: raw.truncated, approximate: raw.approximate };
@@ -89,7 +86,8 @@ impl Names {
             self.push(module, frame.address, is_late, now, &mut stack.frames);
             let is_own =
                 stack.frames[before..].iter().all(|frame| is_own(&frame.function, frame.file.as_deref()));
-            // Outside the scope one function is shown: the one that called this crate to open the scope.
+            // The first function outside the scope that is not of this crate has opened the scope. The stack ends with
+            // it.
             if inside.is_some_and(|inside| index >= inside) && !is_own {
                 // If the stack was cut at this frame, the frame's end is not known, so the frame may still be inside
                 // the scope.
@@ -235,7 +233,7 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     found
 }
 
-/// A name without the hash.
+/// The demangled name, without the hash at its end.
 fn demangled(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol))
 }

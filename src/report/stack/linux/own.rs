@@ -3,15 +3,15 @@ use std::arch::asm;
 use super::super::copy::{Registers, StackCopy};
 use super::memory::Memory;
 
-/// How many bytes are copied at most.
+/// How many bytes of the stack are copied at most.
 const MOST: u64 = 64 << 10;
 
 /// How many bytes above `up_to` are copied too. `up_to` is the address of a local, and the copy needs the return
 /// address of the local's function, which lies above it.
 const BEYOND: u64 = 1 << 10;
 
-/// Copies the calling thread's stack from this function to the address `up_to`, which lies further out. `None` if the
-/// stack cannot be read.
+/// Copies the calling thread's stack from this function to the address `up_to`, which must lie further out. `None` if
+/// the stack cannot be read.
 #[inline(never)]
 pub(crate) fn own(up_to: u64) -> Option<Box<StackCopy>> {
     let registers = registers();

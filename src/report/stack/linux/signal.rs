@@ -49,7 +49,7 @@ fn installed() -> Option<libc::sigaction> {
     unsafe { (libc::sigaction(SIGNAL, ptr::null(), action.as_mut_ptr()) == 0).then(|| action.assume_init()) }
 }
 
-/// Remembers the handler that was installed before ours. Its box is never freed, because `pass_on` may read it at any
+/// Stores the handler that was installed before ours. Its box is never freed, because `pass_on` may read it at any
 /// time.
 fn keep(previous: libc::sigaction) {
     if previous.sa_sigaction != handler_address() {
@@ -59,7 +59,7 @@ fn keep(previous: libc::sigaction) {
     }
 }
 
-/// Installs the handler, if that was not done yet. It stays for ever.
+/// Installs the handler, if it is not installed yet. Nothing removes the handler later.
 pub(super) fn install() {
     let mut is_installed = lock(INSTALLED.get());
     if *is_installed {
@@ -73,7 +73,8 @@ pub(super) fn install() {
     action.sa_sigaction = handler_address();
     action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_SIGINFO;
     let mut replaced = MaybeUninit::uninit();
-    // SAFETY: `handle` is a handler of the form that SA_SIGINFO asks for, and safe at any moment. Both pointers are valid.
+    // SAFETY: `handle` is a handler of the form that SA_SIGINFO asks for, and safe at any moment. Both pointers are
+    // valid.
     let is_done = unsafe {
         libc::sigfillset(&raw mut action.sa_mask) == 0
             && libc::sigaction(SIGNAL, &raw const action, replaced.as_mut_ptr()) == 0
@@ -83,7 +84,7 @@ pub(super) fn install() {
         WAS_INSTALLED.store(true, Ordering::Relaxed);
         // SAFETY: the call has succeeded, so it has written `replaced`.
         let replaced = unsafe { replaced.assume_init() };
-        // Between `installed` and `sigaction` the program may have installed another handler.
+        // The program may have installed another handler between the two calls above.
         if replaced.sa_sigaction != previous.sa_sigaction {
             keep(replaced);
         }
@@ -100,14 +101,16 @@ fn obstacle() -> Option<Reason> {
 }
 
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel gives a handler with SA_SIGINFO valid pointers to its own structures. `errno` is a thread's own.
+    // SAFETY: the kernel gives a handler with SA_SIGINFO valid pointers to its own structures. `errno` is a thread's
+    // own.
     unsafe {
         let errno = libc::__errno_location();
         let before = *errno;
         let registers = registers(context.cast());
         let tid = u32::try_from(libc::gettid()).unwrap_or(0);
         let has_room = has_room(context.cast());
-        // At every `SIGURG`, because our signal is lost if another `SIGURG` is pending already.
+        // At every `SIGURG` the handler serves the requests, because the system drops our signal if another `SIGURG` is
+        // pending.
         slots::serve(tid, registers, has_room);
         if !is_ours(info) {
             pass_on(signal, info, context);
@@ -116,13 +119,11 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     }
 }
 
-/// Whether this crate has sent the signal.
-///
 /// # Safety
 ///
 /// `info` is what a signal handler was given.
 unsafe fn is_ours(info: *mut libc::siginfo_t) -> bool {
-    // SAFETY: by this function's contract. A signal with this code has a process number and a value.
+    // SAFETY: by this function's contract. A signal with the code `SI_QUEUE` has a process number and a value.
     unsafe {
         (*info).si_code == libc::SI_QUEUE
             && (*info).si_pid() == libc::getpid()
@@ -130,18 +131,16 @@ unsafe fn is_ours(info: *mut libc::siginfo_t) -> bool {
     }
 }
 
-/// Calls the handler that was installed before ours.
-///
 /// # Safety
 ///
 /// The arguments are those that a signal handler was given.
 unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // Acquire: pairs with the Release in `keep`.
     let previous = ptr::with_exposed_provenance::<libc::sigaction>(PREVIOUS.load(Ordering::Acquire));
-    // SAFETY: null, or the address of a box that is never freed.
+    // SAFETY: the pointer is null, or that of a box that is never freed.
     let Some(previous) = (unsafe { previous.as_ref() }) else { return };
     let address = previous.sa_sigaction;
-    // The default is to ignore this signal.
+    // By default a process ignores `SIGURG`.
     if address == libc::SIG_DFL || address == libc::SIG_IGN {
         return;
     }
@@ -158,8 +157,7 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
     }
 }
 
-/// Whether the stack has enough room for the handler. `false` only on the program's alternate signal stack, if that is
-/// nearly full.
+/// `false`: the handler runs on the program's alternate signal stack, and that stack is too full for the handler.
 ///
 /// # Safety
 ///
@@ -196,7 +194,7 @@ unsafe fn registers(context: *const libc::ucontext_t) -> Registers {
     Registers { pc: registers.pc, sp: registers.sp, fp: Some(fp), lr: Some(lr), in_call: false }
 }
 
-/// Asks a thread to copy itself into `copy`. If it cannot be asked, returns the copy, which then says why.
+/// Asks a thread to copy its stack into `copy`. `Err`: the thread was not asked; this is `copy`, which notes why.
 pub(super) fn ask(mut copy: Copy, words: Words) -> Result<Armed, Copy> {
     if let Some(reason) = obstacle() {
         copy.because(reason);

@@ -1,5 +1,5 @@
-//! Requests to running threads to copy their own stacks. `sync/request.rs` has the protocol between the requester and the
-//! signal handler.
+//! Requests to running threads to copy their own stacks. `sync/request.rs` has the protocol between the requester and
+//! the signal handler.
 
 use std::time::Duration;
 
@@ -12,16 +12,15 @@ use crate::sync::fork::InChild;
 use crate::sync::request::{Request, Slots, Unserved, Waited};
 use crate::time::{clock, nanos};
 
-/// How many requests can be open at a time.
 const SLOTS: usize = 32;
 
-/// How much longer a requester waits if the handler has begun the copy.
+/// How much longer than `at_most` a requester waits if the handler has begun the copy.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a waiting requester looks whether the thread has ended, in nanoseconds.
+/// After so many nanoseconds a waiting requester checks again whether the thread has ended.
 const GLANCE: libc::c_long = 1_000_000;
 
-/// What the handler reads, and what it writes into.
+/// A request: the handler reads `words` and writes `copy`.
 struct Order {
     words: Words,
     copy: Copy,
@@ -38,7 +37,7 @@ pub(super) fn prepare_for_forks() {
     IN_CHILD.install();
 }
 
-/// Runs in the signal handler. Copies the calling thread for each request that names it.
+/// Runs in the signal handler. For each request to this thread, copies the thread's stack and scopes.
 pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     let fill = |order: &mut Order| {
         let copy = &mut *order.copy;
@@ -55,7 +54,6 @@ pub(super) fn serve(tid: u32, registers: Registers, has_room: bool) {
     ALL.serve(tid, fill, wake);
 }
 
-/// A request to a thread to copy its stack.
 #[derive(Debug)]
 pub(super) struct Armed {
     request: Request<'static, Order>,
@@ -71,8 +69,9 @@ impl Armed {
         }
     }
 
-    /// Tries to withdraw the request. `Err`: it is withdrawn, and this is the copy, which has no stack and notes
-    /// `reason`. `Ok`: it is too late, because the thread has taken the request. This is the request, to wait with.
+    /// Tries to withdraw the request. `Err`: the request is withdrawn, and the value is the copy, which has no stack
+    /// and notes `reason`. `Ok`: it is too late, because the thread has taken the request; the value is the request,
+    /// for `wait`.
     pub(super) fn cancel(self, reason: Reason) -> Result<Self, Copy> {
         let tid = self.tid;
         match self.request.cancel() {
@@ -81,7 +80,7 @@ impl Armed {
         }
     }
 
-    /// Waits for the copy.
+    /// Waits for the copy. If the copy does not come in time, the result has no stack, and notes why.
     pub(super) fn wait(self, at_most: Duration) -> Copy {
         let deadline = clock::real_now().saturating_add(nanos(at_most));
         let last = deadline.saturating_add(nanos(PATIENCE));
@@ -110,7 +109,7 @@ impl Armed {
             }
             Waited::Withdrawn(order) => because(order, reason),
             Waited::Left => without_contents(self.tid, Reason::Unfinished),
-            // The thread belongs to the parent of this process.
+            // This process was forked after the request was made, so only its parent has the thread.
             Waited::Forgotten => without_contents(self.tid, Reason::Gone),
         }
     }

@@ -9,20 +9,19 @@ use crate::sync::fork::PerProcess;
 use crate::sync::{Mutex, lock};
 use crate::watchdog;
 
-/// Copies that are not in use. Only the watchdog and reporters lock it, and nobody allocates or frees memory meanwhile:
-/// the watchdog must not wait for a thread that is stuck in the allocator.
+/// Copies that are not in use. While a thread holds this lock, it neither allocates nor frees memory. Otherwise it
+/// could get stuck in the allocator, and then the watchdog would wait for it.
 static SPARE: PerProcess<Mutex<Spare>> = PerProcess::new(Mutex::new(Spare::NEW), || Mutex::new(Spare::NEW));
 
-/// How many spare copies there is room for.
 const ROOM: usize = 64;
 
-/// How many spare copies are kept, unless [`prepare`] was told a larger number.
+/// How many spare copies are kept, unless [`prepare`] was called with a larger number.
 const KEPT: usize = 4;
 
 struct Spare {
     copies: [Option<Box<Contents>>; ROOM],
     count: usize,
-    /// How many copies are kept, at most.
+    /// How many copies are kept. The watchdog may keep more: see `push`.
     kept: usize,
 }
 
@@ -34,8 +33,8 @@ impl Spare {
         self.copies[self.count].take()
     }
 
-    /// Gives the contents back if there is no room for them. The watchdog must not free memory, so it may keep more
-    /// than `kept` copies.
+    /// Keeps the contents. `Some`: enough copies are kept already, so the caller must drop these contents. On the
+    /// watchdog's thread only `ROOM` limits the number of copies, because the watchdog must not free memory.
     fn push(&mut self, contents: Box<Contents>) -> Option<Box<Contents>> {
         let place = self.copies.get_mut(self.count);
         let is_full = self.count >= self.kept && !watchdog::is_this_thread();
@@ -45,8 +44,8 @@ impl Spare {
     }
 }
 
-/// Makes spare copies in advance, and from now on keeps so many. When they are needed, a stuck thread may hold the lock
-/// of the program's allocator.
+/// Makes spare copies in advance, and from now on keeps at least so many (up to `ROOM`). Later it may be too late to
+/// allocate them: a stuck thread may hold the allocator's lock.
 pub(super) fn prepare(kept: usize) {
     let mut spare = lock(SPARE.get());
     spare.kept = spare.kept.max(kept).min(ROOM);
@@ -55,7 +54,6 @@ pub(super) fn prepare(kept: usize) {
     make(missing);
 }
 
-/// Makes more spare copies, if few are left.
 pub(super) fn refill() {
     let spare = lock(SPARE.get());
     let (count, kept) = (spare.count, spare.kept);

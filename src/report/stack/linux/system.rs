@@ -10,19 +10,19 @@ const WAKE: usize = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG).cast_unsigned(
 const WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG).cast_unsigned() as usize;
 
 pub(super) fn wake(word: &AtomicU32) {
-    // SAFETY: the address is that of a static; the kernel does not write to it.
+    // SAFETY: the word lives during the call, and the kernel does not write to it.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAKE, 1_usize) };
 }
 
-/// Returns at once if the word is not `value`. Otherwise waits until somebody wakes this thread, or until `nanos`
-/// nanoseconds (less than a second) have passed.
+/// Returns at once if the word is not `value`. Otherwise waits for [`wake`], for at most `nanos` nanoseconds (less than
+/// a second). A signal may end the wait early.
 pub(super) fn wait(word: &AtomicU32, value: u32, nanos: libc::c_long) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: nanos };
     // SAFETY: as in `wake`; the time lives during the call.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), WAIT, value as usize, &raw const time) };
 }
 
-/// Sends a signal with a value to a thread of this process. An error is the `errno`.
+/// Sends a signal with a value to a thread of this process. `Err` has the `errno`.
 pub(super) fn send(tid: u32, signal: c_int, value: usize) -> Result<(), c_int> {
     #[repr(C)]
     struct Info {

@@ -42,34 +42,34 @@ impl Target {
     }
 }
 
-/// A look that has begun.
 #[derive(Debug)]
 pub(crate) enum Begun {
-    /// The copy is there.
+    /// The copy is complete. If it has no stack, it notes why.
     Copied(Copy),
     /// The thread runs, and was asked to copy its own stack.
     Asked(Request),
 }
 
-/// Does in advance what the first look would do, so that looks are cheap. Afterwards so many looks, but at least a few,
-/// can be made at one time without an allocation.
+/// Does in advance what the first [`begin`] would do. Also allocates `looks` copies (at least a few), so that
+/// [`begin_prepared`] finds memory.
 pub(crate) fn prepare(looks: usize) {
     Memory::prepare();
     signal::install();
     spare::prepare(looks);
 }
 
-/// Prepares more looks if only few are left that were prepared. Called by the reporter, which may allocate.
+/// Allocates more copies for [`begin_prepared`] if few are left.
 pub(crate) fn refill() {
     spare::refill();
 }
 
-/// Begins a look at a thread. Does not wait for the thread, and takes no lock that the program may hold.
+/// Copies a thread if it is blocked; asks it to copy itself if it runs. Does not wait for the thread. Takes no lock
+/// that the program may hold, except the allocator's if no spare copy is left.
 pub(crate) fn begin(target: &Target) -> Begun {
     begin_in(Copy::new(target.tid), target)
 }
 
-/// As [`begin`], but never allocates. `None` if no look is left that was prepared.
+/// As [`begin`], but allocates nothing once [`prepare`] has been called. `None`: no spare copy is left.
 pub(crate) fn begin_prepared(target: &Target) -> Option<Begun> {
     Some(begin_in(Copy::of_spare(target.tid)?, target))
 }

@@ -22,7 +22,7 @@ use crate::time::clock;
 /// How many times at most a copy is tried. A try fails if the thread runs meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// How far the stack pointer is below a local of this file, at most, while the file's own functions run.
+/// In a `read` of this file, the stack pointer is at most this many bytes below the buffer that is read into.
 const OWN_FRAMES: u64 = 64 << 10;
 
 /// A thread of this process, with its open files in `/proc`. After the thread's end, reads of these files fail, even if
@@ -30,11 +30,11 @@ const OWN_FRAMES: u64 = 64 << 10;
 pub(in crate::report::stack) struct Task {
     syscall: Result<File, Failure>,
     schedstat: Option<File>,
-    /// The counts of switches. Opened only if `schedstat` has no times.
+    /// Has the counts of context switches. Opened only if `schedstat` has no times.
     status: Option<File>,
 }
 
-/// What the files say.
+/// What the file `syscall` says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Running,
@@ -44,9 +44,8 @@ enum Seen {
         sp: u64,
         pc: u64,
     },
-    /// The thread has ended.
     Gone,
-    /// The system does not say, or says it of an emulator.
+    /// The file cannot be read, has an unknown form, or describes an emulator instead of this program.
     Refused,
 }
 
@@ -65,7 +64,6 @@ pub(in crate::report::stack) struct Before {
     pub(in crate::report::stack) call: Option<Call>,
 }
 
-/// What became of a copy.
 pub(in crate::report::stack) enum Look {
     Copied,
     Running,
@@ -117,7 +115,8 @@ impl Task {
     }
 
     /// Copies the thread without stopping it. Ask [`is_still`](Self::is_still) afterwards: if the thread has run
-    /// meanwhile, the copy mixes several moments.
+    /// meanwhile, the copy mixes several moments. `Err`: the stack is not copied, because the thread is not known to be
+    /// blocked.
     pub(in crate::report::stack) fn copy(&self, copy: &mut Contents, words: Words) -> Result<Before, Look> {
         let ran = self.ran();
         copy.at = clock::real_now();
@@ -201,7 +200,6 @@ impl Ran {
     }
 }
 
-/// How often the thread has left a processor.
 fn switches(status: &File) -> Option<u64> {
     let mut bytes = [0; 4096];
     let text = read(status, &mut bytes).ok()?;
@@ -211,8 +209,9 @@ fn switches(status: &File) -> Option<u64> {
     Some(counts.fold(first, u64::wrapping_add))
 }
 
-/// Whether the files `syscall` have the registers of an emulator, instead of those of this program. The calling thread
-/// reads its own file: the file must have this very read, and a stack pointer just below the local that is read into.
+/// Whether the files `syscall` have the registers of an emulator, and not those of this program. To find out, the
+/// calling thread reads its own file. Without an emulator, the file describes this very read, and has a stack pointer
+/// just below `bytes`.
 fn is_emulated() -> bool {
     let mut bytes = [0; 256];
     let here = bytes.as_ptr().addr() as u64;
@@ -223,7 +222,7 @@ fn is_emulated() -> bool {
             !is_this_read || here.wrapping_sub(sp) > OWN_FRAMES
         }
         Ok(_) => true,
-        // Nobody can tell. The files of other threads are as hard to read.
+        // Not known. But then the files of other threads cannot be read either, so the answer does not matter.
         Err(_) => false,
     }
 }
@@ -250,9 +249,9 @@ fn read<'a>(file: &File, bytes: &'a mut [u8]) -> Result<&'a str, Failure> {
     std::str::from_utf8(text).map_err(|_| Failure::Refused)
 }
 
-/// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a call it begins
-/// with the call's number and six arguments; for another blocked thread it begins with `-1`. The stack pointer and the
-/// program counter follow. `None` if the text has another form.
+/// Reads the text of a file `syscall`. For a running thread the text is `running`. For a thread in a system call the
+/// text begins with the call's number and six arguments. For a thread that is blocked elsewhere it begins with `-1`.
+/// The stack pointer and the program counter follow. `None` if the text has another form.
 fn parse(text: &str) -> Option<Seen> {
     let text = text.trim_ascii_end();
     if text == "running" {
@@ -278,8 +277,8 @@ fn parse(text: &str) -> Option<Seen> {
     if sp == 0 { None } else { Some(Seen::Blocked { call, sp, pc }) }
 }
 
-/// Reads the scopes of a thread that runs. Two readings in a row must be the same. Otherwise returns `false`, and keeps
-/// no scopes.
+/// Reads the scopes of a running thread. `true`: two readings in a row were the same. `false`: they never were, and
+/// `scopes` is empty.
 pub(super) fn scopes_of_running(scopes: &mut ScopeCopies, frame_word: u64) -> bool {
     let key = |scopes: &ScopeCopies| {
         let innermost =

@@ -21,7 +21,6 @@ use super::modules::{Module, Modules};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
-/// How many frames are looked for, at most.
 const MOST_FRAMES: usize = 20_000;
 
 /// If the unwind tables do not help, the return address is searched for in the stack, up to this many bytes above the
@@ -32,7 +31,7 @@ const SCAN: u64 = 4 << 10;
 /// many frames can be unwound from it, or if the stack's outermost frame is reached.
 const BELIEVED: usize = 8;
 
-/// The guess for the outer part of a stack is a return address in it. At most so many are tried.
+/// How many return addresses in the outer part of a stack are tried as the guess, at most.
 const TRIED: usize = 256;
 
 /// A list of modules that is older than this many nanoseconds is read again.
@@ -109,7 +108,7 @@ impl<M: ReadMemory> Unwinder<M> {
         Self { memory, modules: Arc::new(modules), tables, cache, scanned: None }
     }
 
-    /// `maps` is the text of `/proc/self/maps`.
+    /// Reads the list of modules anew. `maps` is the text of `/proc/self/maps`.
     pub(in crate::report::stack) fn rescan(&mut self, maps: &str) {
         Arc::make_mut(&mut self.modules).rescan(maps, &self.memory);
         self.renew();
@@ -208,8 +207,8 @@ impl<M: ReadMemory> Unwinder<M> {
         self.modules.is_code(pc) && arch::is_after_call(&self.memory, pc)
     }
 
-    /// Finds the caller with a frame pointer that may be wrong. So this checks that the code before the found address
-    /// is a call of `function`, and returns `None` if it is not.
+    /// Finds the caller by a frame pointer that may be wrong. So this checks that the code before the found address
+    /// calls `function`. `None`: it does not, or no address is found.
     fn confirmed(
         &mut self,
         stack: &StackCopy,
@@ -222,9 +221,9 @@ impl<M: ReadMemory> Unwinder<M> {
         arch::calls(&self.memory, pc, function).then_some(arch::Found { registers, pc, is_sure: true })
     }
 
-    /// Finds the caller of `function` on the stack. `sp` is the stack pointer in the function. `is_unwound`: the function's table
-    /// needs no frame pointer, and `registers` are those of the caller. But the return address is in a register that is
-    /// not known.
+    /// Finds the caller of `function` on the stack. `sp` is the stack pointer in the function. `is_unwound`: the
+    /// function's table needs no frame pointer, so `registers` are those of the caller. Only the return address is not
+    /// known, because it is in a register.
     fn recovered(
         &mut self,
         stack: &StackCopy,
@@ -246,8 +245,8 @@ impl<M: ReadMemory> Unwinder<M> {
         Some(arch::Found { registers, ..caller })
     }
 
-    /// Unwinds the function at `at` by its table. `caller` was found without the table, so its stack pointer may be that of
-    /// another frame.
+    /// Unwinds the function at `at` by its table. `caller` was found without the table, so its stack pointer may be
+    /// that of another frame. `None`: the table leads to another caller, or to none.
     fn by_table(
         &mut self,
         stack: &StackCopy,
@@ -261,9 +260,9 @@ impl<M: ReadMemory> Unwinder<M> {
         (pc == caller.pc).then_some(registers)
     }
 
-    /// Where the caller of `leaf` goes on, and whether it calls `leaf` nowhere else. `leaf` has not put its return address
-    /// on the stack, so the innermost return address there is the caller's own: `outer`. The call before `outer` tells
-    /// who the caller is.
+    /// Returns where the caller of `leaf` goes on after the call, and `true` if the caller calls `leaf` only there.
+    /// `None`: not found. `leaf` has not put its return address on the stack, so the innermost return address there is
+    /// the caller's own: `outer`. The call before `outer` tells who the caller is.
     fn skipped(&mut self, leaf: u64, outer: u64) -> Option<(u64, bool)> {
         let caller = arch::callee(&self.memory, outer)?;
         let end = self.module(caller)?.image.function_end(caller)?;
@@ -362,8 +361,8 @@ impl<M: ReadMemory> Unwinder<M> {
             }
             let pc = match next {
                 Some(pc) => pc,
-                // No table covers the code, so this searches the stack. (framehop would follow frame pointers, and not
-                // say that its result may be wrong.)
+                // The tables have not led to a caller, so this searches the stack. (framehop would follow frame
+                // pointers, and not say that its result may be wrong.)
                 None => {
                     let slots = (sp..sp.saturating_add(SCAN)).step_by(8);
                     let mut slots =
@@ -388,7 +387,6 @@ impl<M: ReadMemory> Unwinder<M> {
     }
 }
 
-/// The end of the last frame.
 fn set_cfa(found: &mut RawStack, cfa: u64) {
     if let Some(frame) = found.frames.last_mut() {
         frame.cfa = cfa;

@@ -1,4 +1,5 @@
-//! Both ways of taking a stack see the same frames: from outside, and by a signal.
+//! Tests that a stack that is copied from outside has the same frames as one that the thread copies in a signal
+//! handler.
 
 use std::net::TcpListener;
 use std::sync::mpsc::{self, Receiver};
@@ -38,7 +39,8 @@ fn by_signal(target: &Target, tid: u32) -> Copy {
 }
 
 /// Compares two stacks of a blocked thread: one is copied from outside, the other by the thread itself in a signal
-/// handler. If they differ, tries again: perhaps the thread was not yet blocked, or the signal ended its system call.
+/// handler. If they differ, tries again: perhaps the thread was not blocked yet, or the signal has ended the system
+/// call.
 fn compare(tid: u32, name: &str, eyes: &mut Eyes) {
     let target = Target::new(tid, 0);
     let start = Instant::now();
@@ -197,8 +199,8 @@ fn a_blocked_thread_looks_the_same_from_outside_and_by_a_signal() {
     });
 }
 
-/// From outside only two registers of a blocked thread are known. Here they are taken from a copy that the thread has made
-/// in a signal handler, so this test needs no `/proc/self/task`, which may show an emulator's registers.
+/// From outside only two registers of a blocked thread are known. This test takes them from a copy that the thread has
+/// made in a signal handler. It does not take them from `/proc/self/task`, which may show an emulator's registers.
 #[test]
 fn two_registers_of_a_blocked_thread_are_enough() {
     in_child("agree::two_registers_of_a_blocked_thread_are_enough", || {
@@ -230,8 +232,8 @@ fn two_registers_of_a_blocked_thread_are_enough() {
             println!("{name}: {}", if is_exact { "exact" } else { "approximate" });
             exact += usize::from(is_exact);
         }
-        // On aarch64 the return address of a system call's wrapper may be in a register only. Then the frame is
-        // approximate, if its function has several such calls.
+        // On aarch64 the function that makes the system call may have its return address in a register only. If its
+        // caller calls it at several places, the place is then a guess, and the stack is approximate.
         let least = if cfg!(target_arch = "aarch64") { threads.len() / 2 } else { threads.len() };
         assert!(exact >= least, "{exact}");
     });

@@ -1,4 +1,4 @@
-//! Threads that are blocked: their stack is taken without a signal.
+//! Tests with threads that are blocked. Their stacks are copied without a signal.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -157,7 +157,7 @@ fn spawns_a_program(first: &CStr) {
     }
 }
 
-/// When this is dropped, it opens the other end of the named pipe. So whoever waits in `open` for that end goes on.
+/// The drop opens the other end of the named pipe. So a process that waits in `open` for the other end goes on.
 struct OtherEnd(PathBuf);
 
 impl Drop for OtherEnd {
@@ -168,7 +168,7 @@ impl Drop for OtherEnd {
 
 /// The thread starts a program. Until the child executes the program, the child shares this process's memory, and the
 /// thread waits uninterruptibly. The child first opens a pipe, so it hangs until the test opens the other end. The C
-/// library has no unwind table for this code.
+/// library has no unwind table for this code, so the stack may be approximate.
 #[test]
 fn a_wait_for_a_child_that_shares_the_memory() {
     let folder = tempfile::tempdir().unwrap();
@@ -183,7 +183,8 @@ fn a_wait_for_a_child_that_shares_the_memory() {
     thread.join();
 }
 
-/// A thread makes the call `name` again and again. This looks at the thread, and no look may interrupt a call.
+/// Copies a thread 10 000 times, while the thread makes the system call `name` again and again. No copy may interrupt a
+/// call.
 fn look_without_interrupting(name: &str, mut call: impl FnMut() -> libc::c_int + Send + 'static) {
     let interrupted = Arc::new(AtomicU64::new(0));
     let count = interrupted.clone();

@@ -74,7 +74,7 @@ pub(super) fn watch_panics() {
     }));
 }
 
-/// The places of panics that were in this crate. The others were in the library that unwinds.
+/// The places of the panics in this crate. Panics of framehop are left out.
 pub(super) fn panics_of_ours() -> Vec<String> {
     let panics = PANICS.lock().unwrap();
     panics.iter().filter(|place| place.contains("src/report/")).cloned().collect()

@@ -1,4 +1,4 @@
-//! The signal handler: the functions that it calls, and for how long it stops a thread.
+//! Tests of the signal handler: which functions it calls, and for how long it stops a thread.
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the disassembly is read for `x86_64` only
 
@@ -37,7 +37,6 @@ const PANICS: [&str; 6] = [
     "core::slice::index::",
 ];
 
-/// The functions of a program, by address, as a disassembler shows them.
 #[derive(Default)]
 struct Program {
     names: BTreeMap<u64, String>,
@@ -201,7 +200,7 @@ fn errno_is_left_alone_in_100_000_looks() {
     errno_survives(100_000);
 }
 
-/// Measures for how long a look stops a running thread. The thread reads the clock all the time. The longest gap
+/// Measures for how long a copy stops a running thread. The thread reads the clock all the time. The longest gap
 /// between two of its readings counts.
 #[test]
 #[ignore = "measures time: for a machine that has nothing else to do, and optimised code"]

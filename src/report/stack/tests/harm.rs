@@ -1,4 +1,4 @@
-//! Processes and threads in which something is missing, full, or refused.
+//! Tests with processes and threads in which something is missing, full, or refused.
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -113,7 +113,6 @@ fn a_process_that_may_not_be_looked_at_sends_signals() {
     in_child("harm::a_process_that_may_not_be_looked_at_sends_signals", || {
         // SAFETY: changes this process only.
         unsafe {
-            // The user "nobody".
             if libc::setgid(65534) != 0 || libc::setuid(65534) != 0 {
                 eprintln!("not run: this user cannot become another");
                 return;
@@ -206,7 +205,7 @@ fn a_forked_child_looks_at_its_own_threads() {
             let runner = Runner::start(spin);
             let copies = (0..100).map(|_| Eyes::copy(&runner.thread.target()));
             let mut is_right = copies.into_iter().all(|copy| copy.stack.registers.is_some());
-            // The parent's request ends, and takes no request of the child.
+            // In the child, the request from before the fork ends, and must not withdraw a request of the child.
             let own = begin(&runner.thread.target());
             is_right &= open.wait(Duration::from_secs(5)).reasons.has(Reason::Gone);
             is_right &= match own {
@@ -218,14 +217,15 @@ fn a_forked_child_looks_at_its_own_threads() {
         }
         assert!(open.wait(Duration::from_secs(5)).stack.registers.is_some());
         let mut status = 0;
-        // SAFETY: the child is ours.
+        // SAFETY: `status` lives during the call.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
         assert_eq!(status, 0);
         runner.stop();
     });
 }
 
-/// A thread holds the loader's lock for long: it waits in its callback of `dl_iterate_phdr`.
+/// A thread holds the loader's lock for long: it waits in its callback of `dl_iterate_phdr`. A copy must not wait for
+/// this lock.
 #[test]
 fn the_loaders_lock_holds_nobody_up() {
     unsafe extern "C" fn holds(_: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> libc::c_int {
@@ -266,7 +266,8 @@ fn the_loaders_lock_holds_nobody_up() {
     runner.stop();
 }
 
-/// Looks at threads that start processes. A new process shares the memory of this one until it executes its program.
+/// Copies threads that start processes. Until a new process executes its program, it shares the memory of this process.
+/// A signal must harm neither process.
 #[test]
 fn processes_that_are_made_meanwhile_come_to_no_harm() {
     let children = Arc::new(AtomicU64::new(0));
@@ -331,7 +332,6 @@ fn threads_that_end_meanwhile_do_no_harm() {
     assert!(LOOKS.load(Ordering::Relaxed) > 50);
 }
 
-/// A program whose file was deleted while it runs, or replaced by another one.
 #[test]
 fn a_program_whose_file_is_gone_still_has_names() {
     let folder = tempfile::tempdir().unwrap();

@@ -99,7 +99,7 @@ fn names_are_as_good_as_the_build() {
         ("names_lto", &["-Cdebuginfo=1", "-Clto=fat", "-Cpanic=abort"], full),
         ("names_lines", &["-Cdebuginfo=line-tables-only"], lines),
         ("names_debug_0", &["-Cdebuginfo=0"], &["names::sleeps", "enter"]),
-        // The innermost frame is a function of std.
+        // The first name is that of a function of std. Without symbols it looks like a function of the library.
         (
             "names_stripped",
             &["-Cdebuginfo=0", "-Cstrip=symbols"],
@@ -126,7 +126,7 @@ fn a_library_whose_file_was_replaced_has_the_right_names_or_none() {
     assert!(own(&look(&thread)).iter().any(|name| name.starts_with("names::sleeps")));
     assert!(compile(folder.path(), "other", &other_source, &["-Clink-arg=-Wl,--build-id"]));
     fs::rename(&other, &this).unwrap();
-    // This look opens the files anew: it knows no names from the look above.
+    // Each `look` opens the files anew, so this look knows no names from the first look.
     let names = own(&look(&thread));
     assert!(!names.iter().any(|name| name.contains("is_another")), "{names:?}");
     // A privileged process can open the mapped file although it was replaced, and finds the right name. Any other

@@ -25,7 +25,6 @@ use super::{Begun, Copy, Names, Target, Unwinder, begin, prepare};
 use crate::report::contents::Stack;
 use crate::sync::os::thread_id;
 
-/// A thread that a test looks at.
 struct Thread {
     tid: u32,
     frame_word: u64,
@@ -48,7 +47,6 @@ impl Thread {
         Target::new(self.tid, self.frame_word)
     }
 
-    /// Waits until the thread is blocked in `function`.
     fn until_in(&self, function: &str) {
         let target = self.target();
         let mut eyes = Eyes::new();

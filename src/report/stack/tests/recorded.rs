@@ -1,5 +1,5 @@
-//! Recorded stacks of a small library, with its tables and code, on `x86_64`. They are unwound again: as they are, and with wrong
-//! bytes.
+//! Unwinds recorded stacks, as they are and with wrong bytes. They were recorded on `x86_64`, from a small library,
+//! together with its unwind tables and its code.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -138,7 +138,6 @@ fn recorded_stacks_with_wrong_bytes_do_no_harm() {
     });
 }
 
-/// Remembers what is read.
 struct Recorder(RefCell<BTreeMap<u64, Vec<u8>>>);
 
 impl ReadMemory for &Recorder {
@@ -197,7 +196,7 @@ fn record_stacks() {
     // SAFETY: the library has no code that runs when it is loaded.
     let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
     assert!(!library.is_null());
-    // SAFETY: the library is there.
+    // SAFETY: `library` is open, and `name` ends with a zero byte.
     let symbol = |name: &CStr| unsafe { libc::dlsym(library, name.as_ptr()) }.expose_provenance();
     let (enter, sleeps, spins) = (symbol(c"enter"), symbol(c"sleeps"), symbol(c"spins"));
     let start = |leaf: usize| {

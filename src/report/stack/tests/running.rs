@@ -19,7 +19,6 @@ const LOOKS: usize = 100;
 pub(super) struct Runner {
     pub(super) thread: Thread,
     stop: Arc<AtomicBool>,
-    /// How often its body has been called.
     turns: Arc<AtomicU64>,
 }
 
@@ -54,7 +53,8 @@ impl Runner {
     }
 }
 
-/// Returns how many stacks were complete.
+/// Copies a thread [`LOOKS`] times, while it calls `body` again and again. Returns for how many copies `is_right` was
+/// `true`.
 fn check(body: impl FnMut() + Send + 'static, is_right: impl Fn(&Copy, &Stack) -> bool) -> usize {
     check_often(LOOKS, body, is_right)
 }
@@ -83,7 +83,8 @@ fn check_often(
     complete
 }
 
-/// A check: the stack reaches from this function, or from the loop that calls it, to the start of the thread.
+/// Makes an `is_right` for [`check`]. `true`: the stack is exact, and reaches from this function, or from the loop that
+/// calls it, to the start of the thread.
 fn is_complete_with(function: &'static str) -> impl Fn(&Copy, &Stack) -> bool {
     move |_, stack| {
         let names = names(stack);
@@ -239,8 +240,8 @@ fn panics() {
     assert!(result.is_err());
 }
 
-/// A thread that panics goes from frame to frame. For some instructions on the way the unwind tables are wrong: the
-/// unwinder has overwritten saved registers of one frame with those of another (see `landing.rs`).
+/// During a panic the unwind tables are wrong for a few instructions: the unwinder has overwritten saved registers of
+/// one frame with those of another (see `landing.rs`). A stack from these instructions may be wrong, but must say so.
 #[test]
 fn a_panic() {
     const LOOKS: usize = 1000;
@@ -265,8 +266,8 @@ fn spins_on_a_stack_of_its_own() {
     coroutine.resume(());
 }
 
-/// A coroutine has a stack of its own. The copy ends where that stack begins, so the result is marked as truncated or
-/// approximate.
+/// A coroutine has a stack of its own. The copy does not have the thread's own stack, so the result is marked as
+/// truncated or approximate.
 #[test]
 fn a_coroutine() {
     let runner = Runner::start(spins_on_a_stack_of_its_own);

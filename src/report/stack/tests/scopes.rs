@@ -1,4 +1,4 @@
-//! The scopes of a copy, and stacks that are trimmed to a scope.
+//! Tests of the scopes of a copy, and of stacks that are trimmed to a scope.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn check(target: &super::Target, function: &str) {
         assert!(copy.is_consistent);
         let scopes = copy.scopes.scopes();
         if scopes.len() != 2 {
-            // The thread has left one scope, and has not yet entered the next.
+            // At this moment the thread is not in both scopes.
             continue;
         }
         assert_eq!((scopes[0].label.to_text(), scopes[1].label.to_text()), ("inner".into(), "outer".into()));
@@ -113,8 +113,8 @@ macro_rules! eight {
     };
 }
 
-/// Stands at the end of a function, so that the function has more than the [`LENGTH`] bytes that are taken for its own. Its
-/// code differs from other functions by `$value`. So an optimizing compiler gives them different addresses.
+/// Stands at the end of a function. It makes the function longer than [`LENGTH`], because [`is_at`] takes so many bytes
+/// for the function's own. `$value` is different in each function, so that the compiler does not merge two functions.
 macro_rules! distinct {
     ($value:expr) => {
         eight!({
@@ -138,7 +138,8 @@ fn outside() {
     distinct!(2);
 }
 
-/// All calls of the functions that are looked for stand in their first bytes.
+/// [`is_at`] takes this many bytes for a function's own. All calls that the function makes before `distinct!` are in
+/// them.
 const LENGTH: u64 = 200;
 
 fn is_in(address: u64, function: fn()) -> bool {
@@ -192,7 +193,7 @@ fn a_scope_never_has_a_stack_from_elsewhere_in_100_000_looks() {
 
 type Chain = fn(u32, &'static libc::timespec);
 
-/// A call chain that ends in a short sleep. Two chains differ in nothing but their functions.
+/// A call chain that ends in a short sleep. Two chains do the same in different functions.
 macro_rules! chain {
     ($name:ident, $value:literal) => {
         #[inline(never)]
@@ -215,8 +216,8 @@ static LEFT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 1 };
 static RIGHT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2 };
 
 /// Copies a thread that runs two call chains in turn, until there are `enough` copies. Returns the number of copies,
-/// and how many of them are torn. A copy is torn if it shows any frame of the other chain, or not all frames of its
-/// own. With `looks_twice`, a copy counts only if the thread did not run meanwhile.
+/// and how many of them are torn. A copy is torn if it shows a frame of the chain that the thread was not in, or not
+/// all frames of the chain that it was in. With `looks_twice`, a copy counts only if the thread did not run meanwhile.
 fn flip_between_chains(looks_twice: bool, enough: u64) -> [u64; 2] {
     const DEPTH: u32 = 20;
     let runner = Runner::start(|| {

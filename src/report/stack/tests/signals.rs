@@ -1,5 +1,5 @@
-//! Tests of the signal that asks a thread for a copy: if others send the same signal, if it comes late, and if others
-//! have a handler for it.
+//! Tests of the signal that asks a thread for a copy: the program itself sends the same signal, or has a handler for
+//! it, or the signal comes late.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use std::mem;
@@ -73,7 +73,7 @@ fn the_signals_of_others_are_passed_on() {
         let runner = Runner::start(spin);
         let target = runner.thread.target();
         for sent in 1..=200 {
-            // The system drops a signal if one of the same number is pending. So wait until none is.
+            // The system drops a signal if a signal of the same number is pending. So this waits until none is pending.
             wait_for(|| !is_pending(runner.thread.tid, libc::SIGURG));
             send(runner.thread.tid, libc::SIGURG);
             // While the foreign signal is pending, the system drops this crate's signal. But the crate's handler also

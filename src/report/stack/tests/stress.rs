@@ -1,5 +1,5 @@
-//! Many looks at threads, while they do things during which a look is known to be dangerous. Also tests how much stack
-//! the signal handler needs.
+//! Copies threads many times while they allocate, panic, load libraries, take backtraces or start threads: moments at
+//! which a copy could do harm. Also tests how much stack the signal handler needs.
 
 use std::backtrace::Backtrace;
 use std::env;
@@ -23,14 +23,14 @@ fn loads_a_library() {
     }
 }
 
-/// Whether the outermost frame is a function in which threads begin. Resolves only the name of this frame: to resolve
-/// all names would take longer than the look.
+/// Whether the outermost frame is a function in which threads begin. Finds only the name of this frame, because to find
+/// all names would take longer than the copy.
 fn ends_at_the_root(raw: &RawStack, eyes: &mut Eyes) -> bool {
     let outermost = RawStack { frames: raw.frames.last().copied().into_iter().collect(), ..raw.clone() };
     is_to_the_root(&eyes.names.resolve(&outermost, None))
 }
 
-/// Looks at the runners for this time: a thousand times a second if the machine is fast enough, and at least a hundred
+/// Copies the threads for this time: a thousand times a second if the machine is fast enough, and at least a hundred
 /// times in all.
 fn stress(time: Duration) {
     let runners = [
@@ -100,8 +100,8 @@ const SIZE: usize = 64 << 10;
 
 static STACK: AtomicUsize = AtomicUsize::new(0);
 
-/// The handler runs on the thread's alternate stack. The one that std makes has 8 KiB, and the kernel uses more than 3
-/// KiB of it.
+/// The handler runs on the thread's alternate stack, which is small: std gives it 8 KiB, and the kernel uses more than
+/// 3 KiB of them.
 #[test]
 fn the_handler_needs_little_stack() {
     in_child("stress::the_handler_needs_little_stack", || {

@@ -10,7 +10,7 @@ use crate::scope::ReadMemory;
 /// register fails.
 const UNKNOWN: u64 = 0x0000_ffff_ffff_fff0;
 
-/// The 48 bits of a return address that are the address. The bits above may hold a signature.
+/// The bits of a return address that are the address: the lowest 48. The bits above them may hold a signature.
 fn mask() -> PtrAuthMask {
     PtrAuthMask(0x0000_ffff_ffff_ffff)
 }
@@ -58,12 +58,11 @@ fn signed(number: u32, bits: u32) -> i64 {
     i64::from((number << (32 - bits)).cast_signed() >> (32 - bits))
 }
 
-/// A return address without its signature.
 pub(in super::super) fn without_signature(address: u64) -> u64 {
     address & mask().0
 }
 
-/// The address that the call instruction that ends at `address` jumps to; `None` if the address is in a register.
+/// Where the call instruction that ends at `address` jumps to. `None` if it takes the target from a register.
 fn target(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let from = address.checked_sub(4)?;
     let [call] = instructions(memory, from)?;
@@ -87,7 +86,7 @@ fn behind_stub(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     (memory.read(pointer, &mut word) == 8).then(|| u64::from_le_bytes(word))
 }
 
-/// The function that the call instruction that ends at `address` calls; `None` if it calls by a pointer.
+/// The function that is called by the call instruction that ends at `address`. `None` if it is called by a pointer.
 pub(in super::super) fn callee(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let target = target(memory, address)?;
     Some(behind_stub(memory, target).unwrap_or(target))
@@ -110,7 +109,8 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
     code & 0xfc00_0000 == 0x9400_0000 || code & 0xfeff_f000 == 0xd63f_0000
 }
 
-/// See x86_64. Not known here: a stack from there may be wrong, and does not say so.
+/// On `x86_64` this recognises the end of a jump to the code that catches a panic, so that the stack is marked as
+/// approximate. Here it recognises nothing: such a stack may be wrong, and is not marked.
 pub(in super::super) fn ends_jump(_memory: &impl ReadMemory, _pc: u64) -> bool {
     false
 }
@@ -122,20 +122,21 @@ pub(in super::super) struct Found {
     pub(in super::super) is_sure: bool,
 }
 
-/// Registers with the frame pointer that the called function had, if `found` is its caller.
+/// Returns `registers`, but with the frame pointer of the function whose caller is `found`: it points to the function's
+/// frame record, which is just below the caller's frame.
 pub(in super::super) fn with_record(registers: UnwindRegsNative, found: &Found) -> UnwindRegsNative {
     let fp = found.registers.sp().wrapping_sub(16);
     UnwindRegsNative::new_with_ptr_auth_mask(mask(), registers.lr(), registers.sp(), fp)
 }
 
-/// How far above the stack pointer a frame is looked for.
+/// How many bytes above the stack pointer are searched for a frame record.
 const FAR: u64 = 4 << 10;
 
-/// Finds the caller of `function`, if the frame pointer and the link register are not known. Looks on the stack for frame
-/// records: a frame pointer that points further up, and a return address. Below the function's own record there may be
-/// old ones, of functions that have returned. So this takes the first record whose return address follows a call of
-/// `function`. If there is none, takes the first record, which is not sure: perhaps `function` was called by a pointer,
-/// perhaps it has not saved a record.
+/// Finds the caller of `function`, if the frame pointer and the link register are not known. Looks on the stack for
+/// frame records: a frame pointer that points further up, and a return address. Below the function's own record there
+/// may be old records, of functions that have returned. So this takes the first record whose return address follows a
+/// call of `function`. If there is none, this takes the first record. That one is not sure: `function` may have been
+/// called by a pointer, or may have saved no record.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -163,8 +164,8 @@ pub(in super::super) fn recover(
     if first.is_sure { Some(first) } else { records.find(|found| found.is_sure).or(Some(first)) }
 }
 
-/// The caller, if `pc` is in a stub of the linker. Unwind tables do not cover stubs. A stub changes neither the stack pointer
-/// nor the link register.
+/// The caller, if `pc` is in a stub of the linker. Unwind tables do not cover stubs. A stub changes neither the stack
+/// pointer nor the link register.
 pub(in super::super) fn caller_of_stub(
     memory: &impl ReadMemory,
     registers: UnwindRegsNative,
@@ -185,7 +186,8 @@ pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64
     memory.read(address, &mut code) == CODE.len() && code == CODE
 }
 
-/// The registers that a signal interrupted. `sp`: where the kernel left a `siginfo_t` and a `ucontext_t`.
+/// The thread's registers from before a signal. `sp` is the address of the `siginfo_t` that the kernel has written. The
+/// registers are in the `ucontext_t` that follows it.
 pub(in super::super) fn interrupted(stack: &StackCopy, sp: u64) -> Option<Registers> {
     let registers = sp.checked_add(128 + 176 + 8)?;
     let register = |number: u64| stack.word(registers.checked_add(8 * number)?);

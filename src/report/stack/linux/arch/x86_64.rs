@@ -9,7 +9,7 @@ use crate::scope::ReadMemory;
 /// the frame pointer fails. (From 0 framehop would conclude that the stack ends.)
 const UNKNOWN: u64 = !7;
 
-/// The longest call instruction.
+/// The length of the longest call instruction, without prefixes.
 const CALL: usize = 7;
 
 pub(in super::super) fn to_framehop(registers: &Registers) -> UnwindRegsNative {
@@ -36,17 +36,17 @@ pub(in super::super) fn with_frame_pointer(
     UnwindRegsNative::new(registers.ip(), registers.sp(), of.bp())
 }
 
-/// Return addresses are not signed here.
+/// Return addresses are not signed on this processor.
 pub(in super::super) fn without_signature(address: u64) -> u64 {
     address
 }
 
-/// Not needed, since return addresses are on the stack.
+/// Finds nothing: only the search for a missing return address needs this, and on this processor none is missing.
 pub(in super::super) fn callee(_memory: &impl ReadMemory, _address: u64) -> Option<u64> {
     None
 }
 
-/// Not needed, since linkers write unwind tables for their stubs.
+/// Finds nothing: linkers for this processor write unwind tables for their stubs.
 pub(in super::super) fn caller_of_stub(
     _memory: &impl ReadMemory,
     _registers: UnwindRegsNative,
@@ -55,7 +55,6 @@ pub(in super::super) fn caller_of_stub(
     None
 }
 
-/// A word at an address.
 fn word(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let mut bytes = [0; 8];
     (memory.read(address, &mut bytes) == 8).then(|| u64::from_le_bytes(bytes))
@@ -88,8 +87,8 @@ pub(in super::super) fn is_after_call(memory: &impl ReadMemory, address: u64) ->
     code[2] == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(is_indirect)
 }
 
-/// Whether the instructions at `pc` are the last of a jump to the code that catches a panic. There, the frame pointer is
-/// that of the other frame already.
+/// Whether the instructions at `pc` are the last of a jump to the code that catches a panic. At these instructions, the
+/// frame pointer already belongs to the frame that the jump leads to.
 pub(in super::super) fn ends_jump(memory: &impl ReadMemory, pc: u64) -> bool {
     const END: [u8; 6] = [0x48, 0x89, 0xcc, 0x59, 0xff, 0xe1]; // mov %rcx, %rsp; pop %rcx; jmp *%rcx
     let mut code = [0; END.len()];
@@ -161,7 +160,8 @@ pub(in super::super) struct Found {
     pub(in super::super) is_sure: bool,
 }
 
-/// Registers with the frame pointer that the called function had, if `found` is its caller.
+/// Returns `registers`, but with the frame pointer of the function whose caller is `found`: it points to the value that
+/// the function has saved, just below the return address.
 pub(in super::super) fn with_record(registers: UnwindRegsNative, found: &Found) -> UnwindRegsNative {
     UnwindRegsNative::new(registers.ip(), registers.sp(), found.registers.sp().wrapping_sub(16))
 }
@@ -169,9 +169,9 @@ pub(in super::super) fn with_record(registers: UnwindRegsNative, found: &Found) 
 /// How many bytes above the stack pointer are searched for a frame.
 const FAR: u64 = 64 << 10;
 
-/// Finds the caller of `function`, if the frame pointer is not known. `function` must be one that saves the frame
-/// pointer: the return address is next to the saved value. Looks first where the function's prologue puts them. If
-/// there is no return address there, takes the first return address on the stack that follows a call to `function`.
+/// Finds the caller of `function`, if the frame pointer is not known. `function` must save the frame pointer, because
+/// the return address is next to the saved value. Looks first where the function's prologue puts both. If there is no
+/// return address there, takes the first return address on the stack that follows a call of `function`.
 pub(in super::super) fn recover(
     memory: &impl ReadMemory,
     stack: &StackCopy,
@@ -197,7 +197,7 @@ pub(in super::super) fn recover(
     slots.find_map(|slot| found(slot).filter(|found| calls(memory, found.pc, function)))
 }
 
-/// Whether the C library's end of a signal handler is at `address`: `mov rax, 15; syscall`.
+/// Whether `address` has the C library's code to which a signal handler returns: `mov rax, 15; syscall`.
 pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
     const CODE: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
     let mut code = [0; CODE.len()];
