@@ -40,13 +40,18 @@ pub(crate) enum AwaitAction {
     GoOn,
     Fail,
     /// The await stays pending until this time, and may give the error then.
-    Stay { until: u64 },
+    Stay {
+        until: u64,
+    },
     /// The await stays pending, because the future around it is about to be dropped. It is polled again at `until`,
     /// because somebody may have moved it out of that future.
     ///
     /// `was_in_time`: the await began before the scope was over, and no earlier poll returned `AwaitDrop`. If `false`,
     /// a sleep gives no `Ok`, even if it is done.
-    AwaitDrop { until: u64, was_in_time: bool },
+    AwaitDrop {
+        until: u64,
+        was_in_time: bool,
+    },
 }
 
 /// What happens next to an await if a scope around it is over.

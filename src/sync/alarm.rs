@@ -6,7 +6,6 @@
 
 use super::primitive::{AtomicU32, Ordering, const_fn, mutant};
 
-
 /// A bit of the alarm's word: the thread runs, or is being started.
 const RUNNING: u32 = 1;
 /// A bit that is set together with `RUNNING` while the thread is being started. The start may fail.
