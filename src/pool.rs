@@ -255,20 +255,22 @@ impl BlockingPool {
     }
 
     /// Sets how many tasks of one depth run at one time. Tasks that run already go on, even if there are more of them.
-    pub(crate) fn set_most(&'static self, most: usize) {
+    ///
+    /// Returns the tasks that would wait for ever, because no thread can be started. The caller must run or drop them.
+    pub(crate) fn set_most(&'static self, most: usize) -> VecDeque<Arc<dyn Task>> {
         self.most.store(most, Ordering::Relaxed);
         loop {
             let mut state = lock(&self.state);
             self.work.notify_all();
             if state.lacking(self.most()) == 0 {
-                return;
+                return VecDeque::new();
             }
             state.threads += 1;
             drop(state);
             if !self.start() {
-                // No more threads can be had. The threads that exist will take the tasks.
-                lock(&self.state).threads -= 1;
-                return;
+                let mut state = lock(&self.state);
+                state.threads -= 1;
+                return state.take_stranded();
             }
         }
     }
@@ -347,4 +349,28 @@ impl BlockingPool {
             }
         }
     }
+}
+
+/// In a loom model no thread can be started.
+#[cfg(all(test, timebox_loom))]
+mod tests {
+    use super::*;
+
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+
+    struct Nothing;
+
+    impl Task for Nothing {
+        fn run(self: Arc<Self>) {}
+    }
+
+    fn model() {
+        MOST.store(0, Ordering::Relaxed);
+        let pool: &'static BlockingPool = Box::leak(Box::new(BlockingPool::new("of a test", &MOST)));
+        assert!(pool.try_submit(0, Arc::new(Nothing)).is_ok(), "it waits for a higher bound");
+        assert_eq!(pool.set_most(1).len(), 1);
+        assert_eq!(pool.set_most(2).len(), 0);
+    }
+
+    crate::sync::model::models! { tasks_that_no_thread_will_run_come_back_when_the_bound_is_raised: model; }
 }
