@@ -174,7 +174,9 @@ impl Observer for Watch {
             // Another thread changes the policy or makes room. This pass leaves out the threads in `due`, so the next
             // pass looks at all threads.
             Err(TryLockError::WouldBlock) => {
-                LOOK_AT_ALL.store(true, Ordering::Relaxed);
+                // Relaxed: this publishes nothing. A swap, because a store would hide the Release in `policy_changed`
+                // from the swap below.
+                LOOK_AT_ALL.swap(true, Ordering::Relaxed);
                 return now + SOON;
             }
         };
