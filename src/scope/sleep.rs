@@ -93,10 +93,12 @@ impl Scope {
         let _waiting = waiting(location);
         let until = Thread::with(|thread| self.effective(thread));
         let node = self.node();
-        if let Some(key) = node.add_waker(&waker) {
+        let key = node.add_waker(&waker);
+        // As in `sleep_at`: without a key, this waits only if the node's lock was lost in a fork.
+        if key.is_some() || !node.is_over() {
             parker.sleep(until);
-            node.remove_waker(key);
         }
+        key.into_iter().for_each(|key| node.remove_waker(key));
         Ok(())
     }
 }
