@@ -74,6 +74,7 @@ impl Memory<'_> {
                 Some(SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port()?).to_string())
             }
             libc::AF_UNIX => Some(match rest.split_first() {
+                None => "a unix socket".to_owned(),
                 // A name in the abstract namespace begins with a zero byte and has no end.
                 Some((0, name)) => format!("unix socket @{}", String::from_utf8_lossy(name)),
                 _ => {
@@ -94,5 +95,26 @@ impl Memory<'_> {
             bytes.get(number / 8).is_some_and(|byte| byte & (1 << (number % 8)) != 0)
         };
         numbers.filter(is_set).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unix_socket_with_and_without_a_name() {
+        let shown = |name: &str| {
+            let family = u16::try_from(libc::AF_UNIX).unwrap();
+            let bytes = [&family.to_ne_bytes(), name.as_bytes()].concat();
+            let read = |_: u64, into: &mut [u8]| {
+                into.copy_from_slice(&bytes);
+                bytes.len()
+            };
+            Memory(&read).address(1, bytes.len() as u64)
+        };
+        assert_eq!(shown("").as_deref(), Some("a unix socket"));
+        assert_eq!(shown("/run/a\0b").as_deref(), Some("unix socket /run/a"));
+        assert_eq!(shown("\0abstract").as_deref(), Some("unix socket @abstract"));
     }
 }
