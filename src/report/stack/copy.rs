@@ -106,7 +106,7 @@ impl StackCopy {
         } else {
             let half = room / 2;
             self.copy_part(0, start, 0, half, memory);
-            let second = (outermost + BEYOND).saturating_sub(half as u64) & !7;
+            let second = outermost.saturating_add(BEYOND).saturating_sub(half as u64) & !7;
             self.copy_part(1, second, half, half, memory);
         }
         if self.parts[0].len > 0 {
@@ -278,5 +278,25 @@ impl std::fmt::Debug for Contents {
             .field("is_consistent", is_consistent)
             .field("reasons", reasons)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Zeros;
+
+    impl ReadMemory for Zeros {
+        fn read(&self, _: u64, into: &mut [u8]) -> usize {
+            into.len()
+        }
+    }
+
+    #[test]
+    fn an_outermost_address_near_the_end_of_the_address_space_is_no_overflow() {
+        let mut copy = StackCopy::with_room(MOST);
+        copy.fill(Registers { sp: 1 << 20, ..Registers::default() }, u64::MAX - 7, &Zeros);
+        assert!(copy.outer_part().is_some_and(|part| part.end > u64::MAX - 16));
     }
 }
