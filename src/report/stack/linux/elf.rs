@@ -99,20 +99,18 @@ fn build_id(notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// What is added to an address of the file that is mapped at `base`.
+fn bias(base: u64, segments: &[Segment]) -> Option<u64> {
+    let loads = segments.iter().filter(|segment| segment.kind == LOAD);
+    Some(base.wrapping_sub(loads.map(|segment| segment.address).min()? & !PAGE))
+}
+
 /// Reads a module from its mapping in memory. `None` if the headers make no sense.
 pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
     let segments = segments(memory, base)?;
-    let loads = || segments.iter().filter(|segment| segment.kind == LOAD);
-    let bias = base.wrapping_sub(loads().map(|segment| segment.address).min()? & !PAGE);
+    let bias = bias(base, &segments)?;
     let mut image = Image { bias, ..Image::default() };
-    for note in segments.iter().filter(|segment| segment.kind == NOTE && segment.in_memory <= 1 << 16) {
-        let len = usize::try_from(note.in_memory).ok()?;
-        if let Some(id) =
-            memory::bytes(memory, bias.wrapping_add(note.address), len).and_then(|notes| build_id(&notes))
-        {
-            image.build_id = id;
-        }
-    }
+    image.build_id = id_in_memory(memory, bias, &segments).unwrap_or_default();
     if let Some((index, frames)) = tables(memory, bias, &segments) {
         (image.index, image.frames) = (index, frames);
     }
@@ -122,8 +120,10 @@ pub(super) fn loaded(memory: &impl ReadMemory, base: u64) -> Option<Image> {
 /// The build id of the file that is mapped at `base`. This reads much less than a read of the whole module.
 pub(super) fn loaded_build_id(memory: &impl ReadMemory, base: u64) -> Option<Vec<u8>> {
     let segments = segments(memory, base)?;
-    let loads = segments.iter().filter(|segment| segment.kind == LOAD);
-    let bias = base.wrapping_sub(loads.map(|segment| segment.address).min()? & !PAGE);
+    id_in_memory(memory, bias(base, &segments)?, &segments)
+}
+
+fn id_in_memory(memory: &impl ReadMemory, bias: u64, segments: &[Segment]) -> Option<Vec<u8>> {
     let notes = segments.iter().filter(|segment| segment.kind == NOTE && segment.in_memory <= 1 << 16);
     let mut notes = notes.filter_map(|note| {
         memory::bytes(memory, bias.wrapping_add(note.address), usize::try_from(note.in_memory).ok()?)
@@ -248,5 +248,48 @@ impl Image {
         let at = entry.checked_mul(8)?.checked_add(16)?;
         let record = self.index_base().wrapping_add_signed(i32_at(&self.index.bytes, at)?);
         usize::try_from(record.wrapping_sub(self.bias.wrapping_add(self.frames.address))).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Mapped(Vec<u8>);
+
+    impl ReadMemory for Mapped {
+        fn read(&self, address: u64, into: &mut [u8]) -> usize {
+            let from = self.0.get(usize::try_from(address - BASE).unwrap()..).unwrap_or_default();
+            let len = from.len().min(into.len());
+            into[..len].copy_from_slice(&from[..len]);
+            len
+        }
+    }
+
+    const BASE: u64 = 0x7000_0000;
+
+    #[test]
+    fn the_first_of_two_build_ids_counts_everywhere() {
+        let ids = [b"first id", b"other id"];
+        let (notes, note_len) = (64 + 3 * 56, 24_u64);
+        let mut file = b"\x7fELF\x02\x01".to_vec();
+        file.resize(64, 0);
+        file[32] = 64;
+        file[54] = 56;
+        file[56] = 3;
+        for (kind, at, len) in [(LOAD, 0, 4096), (NOTE, notes, note_len), (NOTE, notes + note_len, note_len)]
+        {
+            file.extend(kind.to_le_bytes());
+            file.extend([0; 4]);
+            file.extend([at, at, at, len, len, 0].into_iter().flat_map(u64::to_le_bytes));
+        }
+        for id in ids {
+            file.extend([4, 8, 3].into_iter().flat_map(u32::to_le_bytes));
+            file.extend(b"GNU\0");
+            file.extend(id);
+        }
+        let mapped = Mapped(file);
+        assert_eq!(loaded(&mapped, BASE).unwrap().build_id, ids[0]);
+        assert_eq!(loaded_build_id(&mapped, BASE).unwrap(), ids[0]);
     }
 }
