@@ -118,8 +118,6 @@ impl Node {
         let hooks: Vec<ListedHook> = keys.into_iter().map(|key| state.hooks.remove(key)).collect();
         let children = Children::of(&state).inner;
         drop(state);
-        // The hooks end in the reverse order of the list. As a rule, the hook that was registered last is the last in
-        // the list.
         let (ending, leaving): (Vec<_>, Vec<_>) =
             hooks.iter().rev().partition(|hook| hook.owner != HookOwner::Future);
         ending.iter().for_each(|hook| hook.entry.revoke(Ending::Scope));
