@@ -21,8 +21,7 @@ pub(crate) struct Entry {
     callback: Arc<Callback>,
     policy: Policy,
     then: Vec<(Duration, Arc<Entry>)>,
-    /// The timers of the hooks in `then`, and the timer for this entry's own next run, which comes last.
-    timers: ForkMutex<Vec<Timer>>,
+    timers: ForkMutex<Timers>,
     /// Whether the first run has been claimed ([`claim`](Self::claim)), so that it is started only once.
     triggered: AtomicBool,
     /// Whether a run of this entry has ended, or the callback has rejected a run. Set under the callback's lock.
@@ -33,6 +32,13 @@ pub(crate) struct Entry {
     /// callback's lock.
     retired: AtomicBool,
     env: TestEnv,
+}
+
+#[derive(Default)]
+struct Timers {
+    then: Vec<Timer>,
+    /// For the entry's own next run.
+    next: Option<Timer>,
 }
 
 #[derive(Clone, Copy)]
@@ -65,7 +71,7 @@ impl Entry {
             callback,
             policy,
             then,
-            timers: ForkMutex::new(Vec::new()),
+            timers: ForkMutex::new(Timers::default()),
             triggered: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             escalates: AtomicBool::new(false),
@@ -149,7 +155,8 @@ impl Entry {
             }
             Repeat::Backoff => 500_000 << (fires - 1).min(if failures > 0 { 11 } else { 7 }),
         };
-        self.schedule(interval, self);
+        // The timer before this one has fired.
+        self.schedule(interval, self, |timers, timer| timers.next = Some(timer));
     }
 
     fn is_once(&self) -> bool {
@@ -160,12 +167,12 @@ impl Entry {
         // Relaxed: the flag publishes no other data.
         if !self.escalates.swap(true, Ordering::Relaxed) {
             for (after, entry) in &self.then {
-                self.schedule(nanos(*after), entry);
+                self.schedule(nanos(*after), entry, |timers, timer| timers.then.push(timer));
             }
         }
     }
 
-    fn schedule(&self, after: u64, entry: &Arc<Entry>) {
+    fn schedule(&self, after: u64, entry: &Arc<Entry>, keep: impl FnOnce(&mut Timers, Timer)) {
         let Some(mut timers) = self.timers.lock() else { return };
         // Checked under the lock of `timers`, because `cancel_timers` takes this lock. Otherwise a timer could be added
         // just after `cancel_timers`, and nobody would cancel it.
@@ -174,13 +181,7 @@ impl Entry {
         }
         let weak = Arc::downgrade(entry);
         let time = self.env.reading(clock::now()).saturating_add(after);
-        let timer = thread::schedule_on(&self.env, time, weak_waker(weak));
-        if timers.len() > self.then.len() {
-            // The last timer was for the run of this entry that has just ended. It has fired, so the new timer replaces
-            // it.
-            timers.pop();
-        }
-        timers.push(timer);
+        keep(&mut timers, thread::schedule_on(&self.env, time, weak_waker(weak)));
     }
 
     fn is_retired(&self) -> bool {
@@ -268,9 +269,8 @@ impl Entry {
 
     fn cancel_timers(&self) {
         let timers = self.timers.lock().map(|mut timers| std::mem::take(&mut *timers));
-        for timer in timers.unwrap_or_default() {
-            timer.cancel();
-        }
+        let Timers { then, next } = timers.unwrap_or_default();
+        then.into_iter().chain(next).for_each(Timer::cancel);
     }
 
     /// Whether this entry has run, was refused a run, or is retired. If so, there is no first run to wait for.
