@@ -107,7 +107,7 @@ fn a_look_at_many_that_were_taken_back_comes_to_the_first_that_is_left() {
 }
 
 #[test]
-fn a_timer_of_a_future_takes_at_most_64_bytes() {
+fn a_timer_takes_at_most_49_bytes() {
     let bytes = size_of::<Record>() + size_of::<(u64, u32, u32)>() + size_of::<Group>() / GROUP
         - size_of::<[Record; GROUP]>() / GROUP;
     assert!(bytes <= 49, "{bytes}");
