@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, PipeReader, PipeWriter, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -89,6 +89,24 @@ fn a_read_from_a_silent_peer_ends_and_the_stream_is_usable() {
     reads(ours, peer);
     let (ours, peer): (PipeReader, PipeWriter) = io::pipe().unwrap();
     reads(ours, peer);
+}
+
+#[test]
+fn an_error_of_a_formatted_or_vectored_call_names_the_call() {
+    fn is_named<T>(line: u32, call: impl FnOnce() -> io::Result<T>) {
+        let cancelled = timeout(LONG, || {
+            timebox::token().cancel();
+            call()
+        });
+        let at = over(cancelled).interrupted_at();
+        assert_eq!((at.file(), at.line()), (file!(), line));
+    }
+    let (ours, _peer) = UnixStream::pair().unwrap();
+    let mut stream = Timed::new(ours);
+    is_named(line!(), || write!(stream, "{}", 7));
+    is_named(line!(), || stream.write_vectored(&[IoSlice::new(b"x")]));
+    is_named(line!(), || stream.read_vectored(&mut [IoSliceMut::new(&mut [0])]));
+    is_named(line!(), || write!(&stream, "{}", 7));
 }
 
 #[test]

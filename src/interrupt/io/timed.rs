@@ -1,4 +1,5 @@
-use std::io::{self, IsTerminal, Read, Write};
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::Location;
 
@@ -84,8 +85,8 @@ impl<S: AsFd> AsFd for Timed<S> {
     }
 }
 
-/// Implements `Read` and `Write`. `read_exact`, `read_to_end`, `read_to_string` and `write_all` have defaults in std.
-/// But these defaults call `read` or `write` from std, so an error would name a line of std as the place of the call.
+/// Implements `Read` and `Write`, also the methods that have defaults in std. The defaults call `read` or `write` from
+/// std, so an error would not name the user's call as its place.
 macro_rules! stream {
     ($stream:ty) => {
         impl<S: AsFd> Read for $stream {
@@ -114,6 +115,11 @@ macro_rules! stream {
             fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
                 self.descriptor(Location::caller()).read_to_string(buffer)
             }
+
+            #[track_caller]
+            fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+                self.descriptor(Location::caller()).read_vectored(buffers)
+            }
         }
 
         impl<S: AsFd> Write for $stream {
@@ -128,6 +134,16 @@ macro_rules! stream {
             #[track_caller]
             fn write_all(&mut self, buffer: &[u8]) -> io::Result<()> {
                 self.descriptor(Location::caller()).write_all(buffer)
+            }
+
+            #[track_caller]
+            fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+                self.descriptor(Location::caller()).write_fmt(text)
+            }
+
+            #[track_caller]
+            fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+                self.descriptor(Location::caller()).write_vectored(buffers)
             }
 
             fn flush(&mut self) -> io::Result<()> {
