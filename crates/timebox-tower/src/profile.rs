@@ -217,3 +217,10 @@ fn refusal<B: From<String>>(wait: Duration) -> Response<B> {
     response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from(seconds));
     response
 }
+
+/// The answer to a request from which the token cannot be removed.
+fn unclean<B: From<String>>() -> Response<B> {
+    let mut response = Response::new(B::from("the token cannot be removed from the query\n".to_owned()));
+    *response.status_mut() = http::StatusCode::BAD_REQUEST;
+    response
+}

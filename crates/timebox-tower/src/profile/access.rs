@@ -27,18 +27,17 @@ impl Access {
     }
 
     /// Returns the request, and `true` if it is to be profiled: it carries the right token, and all conditions allow
-    /// it. If the request carries the right token, its header and its parameters for the token are removed.
-    pub(super) fn admit<B>(&self, request: Request<B>) -> (Request<B>, bool) {
+    /// it. If the request carries the right token, its header and its parameters for the token are removed. `None`:
+    /// they cannot be removed, so the request must be refused.
+    pub(super) fn admit<B>(&self, request: Request<B>) -> Option<(Request<B>, bool)> {
         if !self.is_on() || !(self.is_in_headers(request.headers()) || self.is_in_query(request.uri())) {
-            return (request, false);
+            return Some((request, false));
         }
         let (mut parts, body) = request.into_parts();
         parts.headers.remove(&self.header);
-        if let Some(uri) = self.without_parameter(&parts.uri) {
-            parts.uri = uri;
-        }
+        parts.uri = self.without_parameter(parts.uri)?;
         let is_allowed = self.conditions.iter().all(|is_allowed| is_allowed(&parts));
-        (Request::from_parts(parts, body), is_allowed)
+        Some((Request::from_parts(parts, body), is_allowed))
     }
 
     fn is_in_headers(&self, headers: &HeaderMap) -> bool {
@@ -59,17 +58,17 @@ impl Access {
         parameter.strip_prefix(&*self.parameter)?.strip_prefix('=')
     }
 
-    /// The URI without the parameter for the token. `None` if the URI does not have it.
-    fn without_parameter(&self, uri: &Uri) -> Option<Uri> {
-        let all = uri.query()?.split('&');
+    /// The URI without the parameters for the token. `None`: the rest is not a URI.
+    fn without_parameter(&self, uri: Uri) -> Option<Uri> {
+        let all = uri.query().unwrap_or_default().split('&');
         let kept: Vec<_> = all.clone().filter(|parameter| self.value(parameter).is_none()).collect();
         if kept.len() == all.count() {
-            return None;
+            return Some(uri);
         }
         let query = kept.join("&");
         let question_mark = if query.is_empty() { "" } else { "?" };
         let path = format!("{}{question_mark}{query}", uri.path());
-        let mut parts = uri.clone().into_parts();
+        let mut parts = uri.into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
         Uri::from_parts(parts).ok()
     }
@@ -85,7 +84,7 @@ mod tests {
         if let Some(value) = header {
             request.headers_mut().insert("x-profile", value.parse().unwrap());
         }
-        let (request, is_admitted) = access.admit(request);
+        let (request, is_admitted) = access.admit(request).unwrap();
         (request.uri().to_string(), is_admitted)
     }
 

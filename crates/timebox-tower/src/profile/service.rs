@@ -7,7 +7,7 @@ use timebox::report::Profile;
 use tower_service::Service;
 
 use super::future::ProfileFuture;
-use super::{ProfileLimit, Settings, refusal};
+use super::{ProfileLimit, Settings, refusal, unclean};
 use crate::message::Call;
 
 /// The service of [`ProfileLayer`](crate::ProfileLayer).
@@ -38,7 +38,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Settings { access, rate, frequency, limit, store } = &self.settings;
-        let (mut request, is_admitted) = access.admit(request);
+        let Some((mut request, is_admitted)) = access.admit(request) else {
+            return ProfileFuture::refused(unclean());
+        };
         if !is_admitted {
             return ProfileFuture::plain(self.inner.call(request));
         }
