@@ -1,4 +1,4 @@
-//! How a scope ended, and which scope or token ended first.
+//! How a scope ended, and by which other scope or token, if its end came from there.
 
 use std::sync::Arc;
 

@@ -123,7 +123,8 @@ struct Guard {
     /// The scope that an error names: the last scope that the hook was registered with before it first fired. `None` if
     /// the hook was never registered with a scope.
     last: Option<Arc<Node>>,
-    /// Wakes the task if this call stays pending because the scope was over before the first poll of `future`.
+    /// If the scope is over before the first poll of `future`, the await may stay pending for a time, without an error.
+    /// This wakes the task at the end of that time.
     wakeup: TaskWakeup,
 }
 

@@ -98,7 +98,7 @@ pub fn awaits_of<R>(
 
 impl AwaitCopies {
     /// The unwound stacks, without names, for a profile. The profile's report finds the names later, and then calls
-    /// [`places`]. Stacks [by std](Taken::ByStd) are left out.
+    /// [`places`]. [Backtraces of std](Taken::ByStd) are left out.
     #[cfg(feature = "profile")]
     pub(super) fn unwind(self, unwinder: &mut Unwinder) -> Vec<RawStack> {
         self.stacks.into_iter().filter_map(|taken| taken.unwind(unwinder).ok()).collect()

@@ -45,11 +45,11 @@ impl<T> Queue<T> {
     }
 
     /// Queues the item. If the queue is full, returns the item as an `Err`. `start` must start a thread that calls
-    /// [`serve`](Self::serve), and returns `false` if it could not. Then the item waits until a later call starts a
-    /// thread.
+    /// [`serve`](Self::serve), and returns `false` if it could not. If so, the item waits until a later call starts
+    /// a thread.
     ///
-    /// This does not wait until there is room, nor until the item is served. It allocates nothing while the queue is
-    /// held.
+    /// This does not wait until there is room, nor until the item is served. It allocates nothing while somebody
+    /// [holds](Self::hold) the queue, because `hold` has made the room.
     pub(super) fn submit(&self, item: T, start: impl FnOnce() -> bool) -> Result<(), T> {
         let mut state = lock(&self.state);
         if state.waiting.capacity() < self.capacity {

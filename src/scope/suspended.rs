@@ -96,8 +96,8 @@ impl SuspendedScope {
         }
     }
 
-    /// A scope that is entered at `now`, before its first poll. It is entered even if it, or a scope around it, is over
-    /// already.
+    /// A scope that counts as entered from the start: its limit counts from `now`, not from the first poll. The caller
+    /// does not call [`enter`](Self::enter), which refuses a scope that is over already.
     #[cfg(feature = "tokio")]
     pub(crate) fn begun(asked: u64, now: u64, location: &'static Location<'static>) -> Self {
         let asked = super::entry::in_force(asked);

@@ -62,7 +62,8 @@ pub(crate) fn explore_within(bound: Option<usize>, mutant: Option<Mutant>, body:
     });
 }
 
-/// Makes a test of each model. If a mutant is given, the test runs the model with this fault, and the model must fail.
+/// Makes a test of each model. If a mutant is given, the test runs the model with this fault. Such a test needs
+/// `#[should_panic]`, because the model must find the fault.
 macro_rules! models {
     ($($(#[$meta:meta])* $name:ident: $body:ident $(, $mutant:ident)?;)*) => {$(
         #[test]

@@ -355,7 +355,7 @@ fn tell_number(pipe: libc::c_int) -> io::Result<()> {
     // SAFETY: system calls that take nothing, and return numbers.
     let (process, group) = unsafe { (libc::getpid(), libc::getpgrp()) };
     // The line is filled from right to left. It has room for a sign, ten digits and a line feed.
-    let mut line = *b"            \n";
+    let mut line = *b"           \n";
     let mut start = line.len() - 1;
     let mut rest = process.unsigned_abs();
     loop {

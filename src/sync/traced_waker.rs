@@ -70,8 +70,8 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     // SAFETY: `data` is that of a traced waker, which lives during this call.
     let traced = unsafe { traced(data) };
     (traced.on_clone)();
-    // `black_box` keeps this call from being a tail call. In nested traced polls, `report/awaits.rs` counts the frames
-    // of this function, and a tail call would remove the frame.
+    // If traced polls are nested, this calls `clone` again. `report/awaits.rs` counts the frames of this function.
+    // `black_box` keeps the call from being a tail call, which would remove the frame.
     let waker = ManuallyDrop::new(black_box(traced.waker.clone()));
     RawWaker::new(waker.data(), waker.vtable())
 }

@@ -1,7 +1,8 @@
 //! The thread: its own state, and its calls to the watchdog.
 //!
-//! A thread calls the watchdog with its slot, or with a lease of its timers. Such a call returns `false` if no watchdog
-//! runs and none could be started. Then the thread's next check reads the clock.
+//! A thread tells the watchdog its deadline through its slot, and its timers through a lease (the right to change
+//! them). Such a call returns `false` if no watchdog runs and none could be started. Then nobody sets the thread's flag
+//! when a deadline passes, so the thread's next check reads the clock.
 
 #[cfg(not(timebox_loom))]
 mod local;

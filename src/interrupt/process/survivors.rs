@@ -9,8 +9,8 @@ pub(super) enum Survivors {
     None,
     /// There are members, but this program may signal none of them: they belong to another user.
     NotPermitted,
-    /// This program may signal at least one member. The `Pid` is the number of such a member. It is `None` if the
-    /// system lists no processes.
+    /// This program may signal at least one process of the group. The `Pid` is the number of such a process. It is
+    /// `None` if the system has no list of processes, or (in `Job::survivors`) if the child itself has not ended.
     Some(Option<Pid>),
     /// The list of processes cannot be read, or is incomplete.
     #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(dead_code))]

@@ -60,6 +60,7 @@ pub(super) fn message(code: c_int) -> String {
 /// Why a search did not run to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
+    /// The search's [`Look`] has returned `true`.
     Ended,
     /// PCRE2 gave up, with this error code.
     Failed(c_int),

@@ -55,7 +55,8 @@ pub(crate) fn name_of(number: i64) -> String {
     format!("system call {number}")
 }
 
-/// The system call that a thread is blocked in, and its arguments. `None` if the thread runs or is gone.
+/// The system call that a thread is blocked in, and its arguments. `None` if the thread runs, is gone, or is blocked
+/// outside of system calls.
 #[cfg(target_os = "linux")]
 fn call_of(tid: u32) -> Option<(i64, [u64; 6])> {
     let line = super::proc::line(&format!("/proc/self/task/{tid}/syscall"))?;

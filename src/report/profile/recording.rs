@@ -63,6 +63,7 @@ impl Count {
     }
 }
 
+/// The profile's own code is the profiled code, without the work that came to other threads by a handle.
 #[derive(Clone, Debug)]
 pub(super) struct Recording {
     /// When the profile began, on the crate's clock.
@@ -82,7 +83,7 @@ pub(super) struct Recording {
     pub(super) reasons: Vec<String>,
     /// How many samples may have wrong frames.
     pub(super) approximate: u64,
-    /// The time of all samples of the profile's own code, including the samples that saw nothing.
+    /// The time of all samples, except samples of work by a handle.
     own_time: u64,
     /// A stack without frames. It is kept for the modules of the process, which give names to addresses.
     pub(super) modules: RawStack,

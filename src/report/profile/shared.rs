@@ -108,7 +108,8 @@ impl Shared {
         is_traced
     }
 
-    /// Ends a poll that left the future pending. `copies` is `None` if the poll was not traced.
+    /// Ends a poll that left the future pending. `copies` is `None` if the poll was not traced. Then a clone of `waker`
+    /// is kept, because a sample may have to wake the task.
     pub(super) fn end_poll(&self, copies: Option<AwaitCopies>, waker: &Waker) {
         let waker = copies.is_none().then(|| waker.clone());
         self.wait(|waiting| waiting.end_poll(copies, waker));

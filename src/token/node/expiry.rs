@@ -83,7 +83,7 @@ impl Node {
         if expired.is_empty() {
             return false;
         }
-        // The node with the earliest deadline ends first, because its end is the origin of `self`.
+        // The node with the earliest deadline ends first, so that its end becomes the origin of the expiry.
         expired.sort_by_key(|&(deadline, tree, depth, _)| (deadline, tree, depth));
         let mut wakes = WakeList::default();
         expired.iter().for_each(|(.., node)| node.end_at_deadline(&mut wakes));

@@ -65,9 +65,8 @@ impl Node {
         }
     }
 
-    /// The hooks of this node's future, and of the futures inside that this future polls and drops. Outer hooks come
-    /// before inner hooks. Scopes that were entered by a handle are left out, because this future does not poll or drop
-    /// them.
+    /// The hooks of this node's future, and of all futures inside it which it polls and drops itself. Hooks of outer
+    /// futures come first. A future that entered the scope by a handle is left out: another task may poll and drop it.
     fn polled_hooks(self: &Arc<Self>) -> Vec<(Arc<Entry>, HookOwner)> {
         let mut entries = Vec::new();
         let mut stack = vec![Arc::clone(self)];

@@ -69,10 +69,8 @@ where
                         return Poll::Ready(result);
                     }
                     // The client gets the picture, not the service's response. The response is dropped before the
-                    // picture is awaited, so that the response's time does not run out meanwhile.
-                    if let Err(error) = result {
-                        return Poll::Ready(Err(error));
-                    }
+                    // picture is drawn: otherwise the time limit of its body could pass meanwhile.
+                    drop(result?);
                     state.set(State::Drawing(draw(report)));
                 }
                 StateProjection::Drawing(drawing) => {

@@ -128,9 +128,10 @@ fn by_call(address: u64, into: &mut [u8]) -> usize {
     let Ok(start) = usize::try_from(address) else { return 0 };
     let here = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let there = libc::iovec { iov_base: std::ptr::without_provenance_mut(start), iov_len: into.len() };
+    // `getpid` is called each time. A number in a static could be that of the parent, in a child of `vfork`, which
+    // shares this memory.
     // SAFETY: the kernel writes only to `here`, which is `into`. It checks each page of `there` and stops at the first
-    // that cannot be read. The process number is not kept: a child of `vfork` shares this memory, so it would find the
-    // number of its parent.
+    // that cannot be read.
     let count = unsafe { libc::process_vm_readv(libc::getpid(), &raw const here, 1, &raw const there, 1, 0) };
     usize::try_from(count).unwrap_or(0)
 }

@@ -260,9 +260,10 @@ impl<M: ReadMemory> Unwinder<M> {
         (pc == caller.pc).then_some(registers)
     }
 
-    /// Returns where the caller of `leaf` goes on after the call, and `true` if the caller calls `leaf` only there.
-    /// `None`: not found. `leaf` has not put its return address on the stack, so the innermost return address there is
-    /// the caller's own: `outer`. The call before `outer` tells who the caller is.
+    /// Finds the caller of `leaf`, which the stack does not show: the return address of `leaf` is only in a register.
+    /// The innermost return address on the stack, `outer`, is that of the caller. So the call just before `outer` calls
+    /// the caller, and the caller's code is searched for calls of `leaf`. Returns the address after the first such
+    /// call, and `true` if it is the only one. `None`: no such call was found.
     fn skipped(&mut self, leaf: u64, outer: u64) -> Option<(u64, bool)> {
         let caller = arch::callee(&self.memory, outer)?;
         let end = self.module(caller)?.image.function_end(caller)?;
@@ -270,8 +271,8 @@ impl<M: ReadMemory> Unwinder<M> {
         Some((returns.next()?, returns.next().is_none()))
     }
 
-    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function has set up its frame (it is
-    /// not in its prologue).
+    /// Walks from frame to frame until the stack ends. `is_steady`: the innermost function has surely set up its frame.
+    /// `false`: it may still be in its prologue.
     fn walk(
         &mut self,
         stack: &StackCopy,

@@ -46,7 +46,7 @@ fn spoil(bytes: &mut [u8], one_of: u64, random: &mut Random) {
     }
 }
 
-/// Memory with wrong bytes. All reads that begin at the same address find the same wrong bytes.
+/// Memory with wrong bytes, in which some reads are too short. All reads that begin at the same address find the same.
 pub(super) struct Spoilt<M> {
     pub(super) memory: M,
     pub(super) seed: u64,
