@@ -115,9 +115,9 @@ async fn blocks_on_a_channel(over: Receiver<()>) {
     black_box(());
 }
 
-/// While a third worker makes polls, a worker that computes cannot be told from it.
+/// While a third worker makes polls, the one that computes cannot be told from it, so it may be found later.
 #[test]
-fn a_search_that_finds_one_of_two_stuck_workers_is_followed_by_another() {
+fn two_stuck_workers_are_both_reported() {
     let (reports, _only) = reports();
     let mut builder = Builder::new_multi_thread();
     report::watch_runtime(&mut builder, STUCK);
