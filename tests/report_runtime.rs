@@ -110,6 +110,45 @@ fn a_worker_that_computes_is_reported() {
     }
 }
 
+async fn blocks_on_a_channel(over: Receiver<()>) {
+    let _ = over.recv();
+    black_box(());
+}
+
+/// While a third worker makes polls, the one that computes cannot be told from it, so it may be found later.
+#[test]
+fn two_stuck_workers_are_both_reported() {
+    let (reports, _only) = reports();
+    let mut builder = Builder::new_multi_thread();
+    report::watch_runtime(&mut builder, STUCK);
+    let runtime = builder.worker_threads(3).enable_all().build().unwrap();
+    // The watch begins when a worker parks.
+    while (0..3).all(|worker| runtime.metrics().worker_park_count(worker) == 0) {
+        thread::yield_now();
+    }
+    let (until, polls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let (over, is_over) = channel();
+    let is_polled = Arc::clone(&polls);
+    runtime.spawn(async move {
+        while is_polled.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    });
+    runtime.spawn(blocks_on_a_channel(is_over));
+    runtime.spawn(computes(Arc::clone(&until)));
+    let (mut is_blocked_found, mut is_running_found) = (false, false);
+    while !(is_blocked_found && is_running_found) {
+        let report = reports.recv_timeout(Duration::from_secs(60)).expect("a report of each");
+        for frame in report.stacks.iter().flat_map(|stack| &stack.frames) {
+            is_blocked_found |= frame.function.contains("::blocks_on_a_channel");
+            is_running_found |= frame.function.contains("::computes");
+        }
+        polls.store(!is_blocked_found, Ordering::Relaxed);
+    }
+    until.store(true, Ordering::Relaxed);
+    drop(over);
+}
+
 #[test]
 fn a_runtime_is_watched_from_inside() {
     let (reports, _only) = reports();

@@ -183,11 +183,15 @@ impl Watch {
         stack::prepare(0);
         reporter::hold();
         let metrics = handle.metrics();
-        let state = State { workers: vec![Worker::default(); metrics.num_workers()], ..State::default() };
+        let duration = nanos(duration).max(LEAST_INTERVAL);
+        let now = clock::real_now();
+        // A worker may be stuck already, and never have parked.
+        let worker = Worker { since: now, search_at: now.saturating_add(duration), ..Worker::default() };
+        let state = State { workers: vec![worker; metrics.num_workers()], ..State::default() };
         let watch = Arc::new(Self {
             metrics,
             has_one_thread: handle.runtime_flavor() == RuntimeFlavor::CurrentThread,
-            duration: nanos(duration).max(LEAST_INTERVAL),
+            duration,
             location,
             state: Mutex::new(state),
         });
@@ -196,7 +200,7 @@ impl Watch {
             let _ends = ends;
             pending::<()>().await;
         });
-        watch.plan(clock::real_now());
+        watch.plan(now);
         thread::ensure_watchdog();
     }
 

@@ -109,6 +109,11 @@ impl ScopeSpec {
         Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
     }
 
+    /// Whether [`lasting`](Self::lasting) makes this specification, for the scope of a future.
+    pub(crate) fn is_plain_future(&self) -> bool {
+        self.kind == Kind::Future && self.cause == Cause::Deadline && !self.unmeasured
+    }
+
     /// A scope whose limit is a deadline.
     pub(crate) fn measured(own: u64, entered: u64, location: &'static Location<'static>, kind: Kind) -> Self {
         Self::lasting(between(entered, own), entered, location, kind)

@@ -1,5 +1,7 @@
 //! The scope of a future between its polls.
 
+mod cold_state;
+
 use std::any::Any;
 use std::fmt;
 use std::panic::Location;
@@ -10,20 +12,22 @@ use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
+use cold_state::ColdState;
+
 use super::cold_box::ColdBox;
 use super::config::Extras;
-use super::entry::{Attachments, Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll};
-use super::frame::{self, Entered, Scope, innermost};
+use super::entry::{Rejected, try_enter_poll};
+use super::frame::{self, Entered, Scope};
 use super::spec::{Kind, Parent, ScopeSpec};
 use super::test_hooks::{EnvGuard, enter_env, mark_wait};
 use super::unwind::{caught, is_meant_for};
-use crate::error::{ScopeId, TimeoutError};
+use crate::error::TimeoutError;
 use crate::test_env::TestEnv;
 use crate::thread::Thread;
 #[cfg(feature = "profile")]
 use crate::thread::visit::Visit;
 use crate::time::{Deadline, Limit, NEVER, nanos};
-use crate::token::node::{Node, NodeSpec};
+use crate::token::node::Node;
 
 /// A scope that is entered once, and opened for each poll.
 pub(crate) struct SuspendedScope {
@@ -40,26 +44,6 @@ pub(crate) struct SuspendedScope {
 #[inline(never)]
 fn cold_in_env(nanos: u64) -> ColdBox<ColdState> {
     ColdBox::some(ColdState::boxed(Duration::from_nanos(nanos).into(), None, None))
-}
-
-struct ColdState {
-    /// The test environment whose clock the scope follows: the environment in which the future was made. A future that
-    /// was made outside every test environment follows the environment in which it is first polled.
-    env: TestEnv,
-    /// The limit with which the scope is entered. Not used after the entry.
-    limit: Limit,
-    extras: Option<Extras>,
-    /// The specification, once the scope is entered.
-    spec: Option<ScopeSpec>,
-    id: Option<ScopeId>,
-    /// The node. Made on demand, and kept from poll to poll.
-    node: Option<Arc<Node>>,
-    spending: Option<Spending>,
-    /// While the scope is open, this guard keeps the thread in `env`.
-    under: EnvGuard,
-    /// The thread's visit to the profile of the scope's handle. `None` between polls, and if there is no such profile.
-    #[cfg(feature = "profile")]
-    visit: Option<Visit>,
 }
 
 impl SuspendedScope {
@@ -225,15 +209,17 @@ impl SuspendedScope {
         let mut effective = frame.own().min(thread.deadline.get());
         let mut extras = None;
         if let Some(cold) = self.cold.get() {
-            let crosses = cold.crosses_clocks(thread);
-            cold.under = enter_env(thread, &cold.env);
+            if !cold.has_plain_frame() {
+                let crosses = cold.crosses_clocks(thread);
+                cold.under = enter_env(thread, &cold.env);
+                mark_wait(self.location, false);
+                effective = cold.resume(thread, frame, effective, crosses, waker.is_null());
+            }
+            extras = cold.extras.as_ref();
             #[cfg(feature = "profile")]
-            if let Some(extras) = &cold.extras {
+            if let Some(extras) = extras {
                 cold.visit = Visit::of_handle(extras.options.profile, ptr::from_ref(frame).addr());
             }
-            mark_wait(self.location, false);
-            effective = cold.resume(thread, frame, effective, crosses, waker.is_null());
-            extras = cold.extras.as_ref();
         }
         frame.set_waker(waker);
         frame.enter(thread, effective, extras, has_timer)
@@ -317,159 +303,6 @@ impl SuspendedScope {
             Some(kept) if !Arc::ptr_eq(kept, &node) => node.finish(),
             Some(_) => {}
         }
-    }
-}
-
-impl ColdState {
-    #[cold]
-    fn boxed(limit: Limit, extras: Option<Extras>, spec: Option<ScopeSpec>) -> Box<Self> {
-        let within = extras.as_ref().and_then(|extras| extras.options.within.as_ref());
-        let env = within.map_or_else(TestEnv::current, |node| node.env.clone());
-        let under = EnvGuard::unchanged();
-        Box::new(Self {
-            env,
-            limit,
-            extras,
-            spec,
-            id: None,
-            node: None,
-            spending: None,
-            under,
-            #[cfg(feature = "profile")]
-            visit: None,
-        })
-    }
-
-    /// Whether the scopes around this poll have another clock. Then this scope cannot compare their deadlines with its
-    /// own times: it learns only from their nodes that they are over. So this function makes their nodes.
-    fn crosses_clocks(&self, thread: &Thread) -> bool {
-        let crosses = !self.env.shares_clock(&TestEnv::current());
-        if crosses {
-            innermost(thread, |scope| scope.map(Scope::node).is_some());
-        }
-        crosses
-    }
-
-    #[cold]
-    fn enter(
-        &mut self,
-        thread: &Thread,
-        location: &'static Location<'static>,
-    ) -> Result<ScopeSpec, Rejected> {
-        let extras = self.extras.as_ref();
-        let within = extras.and_then(|extras| extras.options.within.as_ref());
-        if within.is_none() && self.env.is_real() {
-            self.env = TestEnv::current();
-        }
-        let outer = self.outer_of_another_clock(thread);
-        let _under = enter_env(thread, &self.env);
-        let (kind, parent) = match (within, &outer) {
-            (Some(node), _) => (Kind::EnteredFuture, Parent::Node(node)),
-            (None, Some(outer)) => (Kind::Future, Parent::Node(outer)),
-            (None, None) => (Kind::Future, Parent::Thread),
-        };
-        let (Prepared { spec, .. }, Attachments { node, spending }) =
-            try_enter(thread, &self.limit, extras, location, kind, parent)?;
-        self.spec = Some(spec);
-        self.node = node;
-        self.spending = spending;
-        Ok(spec)
-    }
-
-    /// The node of the scope around this poll. `None` if there is no such scope, or if it has the same clock as this
-    /// scope.
-    fn outer_of_another_clock(&self, thread: &Thread) -> Option<Arc<Node>> {
-        let crosses = self.crosses_clocks(thread);
-        innermost(thread, |scope| scope.filter(|_| crosses).map(|scope| Arc::clone(scope.node())))
-    }
-
-    #[cold]
-    fn refusal(&self, thread: &Thread, refused: Rejected) -> TimeoutError {
-        let extras = self.extras.as_ref();
-        let within = extras.and_then(|extras| extras.options.within.as_ref());
-        let outer = self.outer_of_another_clock(thread);
-        let _under = enter_env(thread, &self.env);
-        let around = within.or(outer.as_ref());
-        refused.into_error(thread, extras, around.map_or(Parent::Thread, Parent::Node))
-    }
-
-    /// Makes the frame for another poll, with the node and the identity that the scope has kept. Returns the earliest
-    /// deadline that applies in the scope.
-    #[cold]
-    fn resume(
-        &mut self,
-        thread: &Thread,
-        frame: &mut Scope,
-        effective: u64,
-        crosses: bool,
-        dropping: bool,
-    ) -> u64 {
-        let Some(mut spec) = self.spec else { return effective };
-        if crosses && spec.kind == Kind::Future {
-            // The deadlines of the scopes around this poll are on another clock. So those scopes limit this scope by
-            // their node, as the scopes of a handle do.
-            spec.kind = Kind::EnteredFuture;
-            let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
-            if self.node.is_none() && outer.is_some() {
-                let info = spec.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
-                let ScopeSpec { entered, cause, .. } = spec;
-                let deadline = spec.own();
-                let node_spec = NodeSpec { info, entered, deadline, cause, reparentable: true };
-                self.node = Some(Node::new(outer.as_ref(), node_spec));
-            }
-            if let Some(node) = &self.node {
-                node.set_parent(outer.as_ref());
-            }
-        }
-        *frame = Scope::new(spec, thread);
-        frame.set_id(self.id);
-        if spec.kind == Kind::Future
-            && let Some(node) = &self.node
-        {
-            if dropping {
-                // The future is being dropped. The ends of the scopes around the drop apply in this scope too. But
-                // their nodes do not become parents of this scope's node. Otherwise they could end tokens of this scope
-                // that survive the drop. The next line makes these nodes, because this frame gets a node (`frame.rs`,
-                // invariant 3).
-                let _ = innermost(thread, |scope| scope.map(Scope::node).map(Arc::as_ptr));
-                // If a scope around the drop is over and this scope is not, the frame gets no node. With a node, the
-                // checks in the drop would read the node's flag, which the scopes around the drop do not raise. Without
-                // a node, the checks read the flag of the scopes around the drop.
-                if thread.is_flagged() && !node.is_over() {
-                    return effective;
-                }
-            } else {
-                // `set_parent` may drop the old parent, and with it values of the user. Their drop may run any code. If
-                // that code leaves the scope, `scope` dangles. `hold` aborts the process in that case.
-                innermost(thread, |scope| {
-                    let _held = scope.map(Scope::hold);
-                    node.set_parent(scope.map(Scope::node));
-                });
-                if node.is_over() && !node.is_over_still() {
-                    // The node is over only because of a former parent: a scope in which the future is no longer
-                    // polled. So this node is given up, and later tokens get a new node.
-                    node.finish();
-                    let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
-                    let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);
-                    self.node = extras.map(|_| innermost(thread, anew));
-                }
-            }
-        }
-        frame.set_node(self.node.clone());
-        match (spec.kind, &self.node) {
-            (Kind::Future, _) => effective,
-            (Kind::EnteredFuture, Some(node)) => node.lasting_deadline(),
-            _ => spec.own(),
-        }
-    }
-}
-
-impl Drop for ColdState {
-    fn drop(&mut self) {
-        if let Some(node) = &self.node {
-            node.finish();
-        }
-        drop(self.spending.take());
     }
 }
 

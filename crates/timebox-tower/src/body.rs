@@ -72,7 +72,7 @@ impl<B> TimeoutBody<B> {
     /// frame.
     pub fn idle(mut self, duration: Duration) -> Self {
         if let Some(scope) = &mut self.scope {
-            scope.idle = Some(duration);
+            scope.0.idle = Some(duration);
         }
         self
     }
@@ -151,7 +151,7 @@ where
             Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
             Err(error) => {
                 scope.fail(|| this.body.set(None));
-                Some(match scope.trailers {
+                Some(match scope.0.trailers {
                     Some(trailers) => Ok(Frame::trailers(trailers(&error))),
                     None => Err(error.into()),
                 })

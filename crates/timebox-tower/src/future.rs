@@ -18,35 +18,23 @@ use crate::scope::RequestScope;
 pub struct ResponseFuture<F, Res: Reply, A> {
     /// `None` if the service was not called, or once the inner future is done or dropped.
     #[pin]
-    future: Option<F>,
+    pub(crate) future: Option<F>,
     /// `None` if the request is exempt or refused. Also `None` once the inner future is done, or was dropped because
     /// the scope was over.
-    scope: Option<RequestScope>,
-    early: Option<Box<Early<Res::Scoped>>>,
+    pub(crate) scope: Option<RequestScope>,
+    pub(crate) early: Option<Box<Early<Res::Scoped>>>,
     answer: A,
 }
 
 /// How a request ends without a call of the service: with an answer that refuses it, or with the error of its scope.
-enum Early<Scoped> {
+pub(crate) enum Early<Scoped> {
     Refused(Scoped),
     Over(TimeoutError),
 }
 
 impl<F, Res: Reply, A> ResponseFuture<F, Res, A> {
-    pub(crate) fn exempt(future: F, answer: A) -> Self {
-        Self { future: Some(future), scope: None, early: None, answer }
-    }
-
-    pub(crate) fn limited(future: Option<F>, scope: RequestScope, answer: A) -> Self {
-        Self { future, scope: Some(scope), early: None, answer }
-    }
-
-    pub(crate) fn refused(refusal: Res::Scoped, answer: A) -> Self {
-        Self { future: None, scope: None, early: Some(Box::new(Early::Refused(refusal))), answer }
-    }
-
-    pub(crate) fn over(error: TimeoutError, scope: RequestScope, answer: A) -> Self {
-        Self { future: None, scope: Some(scope), early: Some(Box::new(Early::Over(error))), answer }
+    pub(crate) fn new(answer: A) -> Self {
+        Self { future: None, scope: None, early: None, answer }
     }
 }
 
@@ -60,43 +48,52 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        if let Some(early) = this.early.take() {
+            return match *early {
+                Early::Refused(refusal) => Poll::Ready(Ok(refusal)),
+                Early::Over(error) => {
+                    // If the scope of an outer future is over, that future is about to be dropped. So this stays
+                    // pending, like each await of the crate.
+                    let scope = this.scope.as_mut();
+                    if scope.is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
+                        *this.early = Some(Box::new(Early::Over(error)));
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(this.answer.answer(error).map(Reply::unscoped))
+                }
+            };
+        }
+        // The output is written to this place. If it were returned through the scope, it would be copied several times.
+        let mut output = None;
         let mut poll = |cx: &mut Context<'_>| match this.future.as_mut().as_pin_mut() {
             Some(future) => {
-                let output = ready!(future.poll(cx));
+                output = Some(ready!(future.poll(cx)));
                 // Drops the future here, so that the drop runs in the scope (if there is a scope).
                 this.future.set(None);
-                Poll::Ready(output)
+                Poll::Ready(())
             }
             None => Poll::Pending,
         };
-        let error = match (this.early.take().map(|early| *early), &mut *this.scope) {
-            (Some(Early::Refused(refusal)), _) => return Poll::Ready(Ok(refusal)),
-            (Some(Early::Over(error)), scope) => {
-                // If the scope of an outer future is over, that future is about to be dropped. So this stays pending,
-                // like each await of the crate.
-                if scope.as_mut().is_some_and(|scope| scope.poll(cx, |_| Poll::Ready(())).is_pending()) {
-                    *this.early = Some(Box::new(Early::Over(error)));
-                    return Poll::Pending;
-                }
-                error
-            }
-            (None, None) => return poll(cx).map_ok(Reply::unscoped),
-            (None, Some(scope)) => match ready!(scope.poll(cx, poll)) {
-                Ok(result) => {
-                    let scope = this.scope.take();
-                    return Poll::Ready(result.map(|response| match scope {
-                        Some(scope) => response.scoped(scope),
-                        None => response.unscoped(),
-                    }));
-                }
-                Err(error) => {
-                    let _ = scope.enter(|| this.future.set(None));
-                    *this.scope = None;
-                    error
-                }
-            },
+        let polled = match &mut *this.scope {
+            Some(scope) => ready!(scope.poll(cx, poll)),
+            None => Ok(ready!(poll(cx))),
         };
-        Poll::Ready(this.answer.answer(error).map(Reply::unscoped))
+        let scope = this.scope.take();
+        if let Err(error) = polled {
+            if let Some(mut scope) = scope {
+                // In a strict scope there may be an output that came too late.
+                let _ = scope.enter(|| {
+                    this.future.set(None);
+                    output = None;
+                });
+            }
+            return Poll::Ready(this.answer.answer(error).map(Reply::unscoped));
+        }
+        let Some(output) = output else { return Poll::Pending };
+        Poll::Ready(output.map(|response| match scope {
+            Some(scope) => response.scoped(scope),
+            None => response.unscoped(),
+        }))
     }
 }
 

@@ -147,7 +147,7 @@ impl<B: Body> Reply for Response<B> {
 
     fn scoped(self, scope: RequestScope) -> Self::Scoped {
         let length =
-            if scope.bodiless || has_no_body(self.status()) { Some(0) } else { content_length(&self) };
+            if scope.0.bodiless || has_no_body(self.status()) { Some(0) } else { content_length(&self) };
         self.map(|body| TimeoutBody::scoped(body, scope, length))
     }
 
@@ -167,9 +167,10 @@ fn has_no_body(status: StatusCode) -> bool {
 /// The length of the body in bytes, if that is known. Once a server has sent that many bytes, it may drop the body
 /// without a poll for its end.
 fn content_length<B: Body>(response: &Response<B>) -> Option<u64> {
-    let header = response.headers().get(http::header::CONTENT_LENGTH);
-    let declared = header.and_then(|value| value.to_str().ok()?.parse().ok());
-    declared.or_else(|| response.body().size_hint().exact())
+    response.body().size_hint().exact().or_else(|| {
+        let header = response.headers().get(http::header::CONTENT_LENGTH)?;
+        header.to_str().ok()?.parse().ok()
+    })
 }
 
 macro_rules! plain {

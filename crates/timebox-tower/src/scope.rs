@@ -96,7 +96,10 @@ const SILENT: &str = "the body was silent for too long";
 /// # });
 /// ```
 #[derive(Debug)]
-pub struct RequestScope {
+pub struct RequestScope(pub(crate) Box<State>);
+
+#[derive(Debug)]
+pub(crate) struct State {
     scope: PollScope,
     location: &'static Location<'static>,
     /// The reason with which the scope is cancelled if the work is dropped before its end.
@@ -119,7 +122,8 @@ impl RequestScope {
     pub(crate) fn new(timebox: Timebox, location: &'static Location<'static>, reason: &'static str) -> Self {
         let scope = PollScope::new(timebox, location);
         let (idle, silence, trailers) = (None, None, None);
-        Self { scope, location, reason, polling: false, idle, silence, bodiless: false, trailers }
+        let polling = false;
+        Self(Box::new(State { scope, location, reason, polling, idle, silence, bodiless: false, trailers }))
     }
 
     /// Calls `poll` in the scope. The deadline is checked only after that, so an output is returned even if it is late.
@@ -134,9 +138,9 @@ impl RequestScope {
         cx: &mut Context<'_>,
         poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, TimeoutError>> {
-        self.polling = true;
-        let polled = self.scope.poll(cx, poll);
-        self.polling = false;
+        self.0.polling = true;
+        let polled = self.0.scope.poll(cx, poll);
+        self.0.polling = false;
         polled
     }
 
@@ -145,10 +149,10 @@ impl RequestScope {
         cx: &mut Context<'_>,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, TimeoutError>> {
-        let Some(idle) = self.idle else { return self.poll(cx, poll) };
-        let location = self.location;
+        let Some(idle) = self.0.idle else { return self.poll(cx, poll) };
+        let location = self.0.location;
         let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
-        let mut silence = self.silence.take();
+        let mut silence = self.0.silence.take();
         let polled = self.poll(cx, |cx| {
             // If the request's scope is over, no scope can begin in it, so the silence is not limited. A frame that is
             // ready is still sent, and the grace limits the wait for the next frame.
@@ -160,7 +164,7 @@ impl RequestScope {
                 None => poll(cx).map(Ok),
             }
         });
-        self.silence = silence.filter(|_| polled.is_pending());
+        self.0.silence = silence.filter(|_| polled.is_pending());
         polled.map(|result| result?)
     }
 
@@ -170,14 +174,14 @@ impl RequestScope {
     ///
     /// A [`TimeoutError`] if [`checkpoint_or_unwind`](timebox::checkpoint_or_unwind) unwound the block.
     pub fn enter<R>(&mut self, block: impl FnOnce() -> R) -> Result<R, TimeoutError> {
-        self.scope.enter(|_| block())
+        self.0.scope.enter(|_| block())
     }
 
     /// Drops the rest of the response before its end, in the scope. First cancels the scope, so that tasks and threads
     /// that entered the scope by a handle stop.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
         // `polling` is still `true` if a poll has panicked. Then the drop does not mean that the client has gone away.
-        let reason = (!self.polling).then_some(self.reason);
+        let reason = (!self.0.polling).then_some(self.0.reason);
         self.end(reason, drop);
     }
 
@@ -189,7 +193,7 @@ impl RequestScope {
 
     fn end(&mut self, reason: Option<&'static str>, drop: impl FnOnce()) {
         // `enter` gives an error only if a `checkpoint_or_unwind` unwinds the drop. Nobody needs this error.
-        let _ = self.scope.enter(|scope| {
+        let _ = self.0.scope.enter(|scope| {
             if let Some(reason) = reason
                 && !scope.is_expired()
             {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use crate::answer::{Answer, Fail};
-use crate::future::ResponseFuture;
+use crate::future::{Early, ResponseFuture};
 use crate::message::{Call, Reply};
 use crate::settings::Settings;
 
@@ -53,25 +53,30 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let settings = &self.settings;
+        let mut response = ResponseFuture::new(self.answer.clone());
         if settings.is_exempt(&request) {
-            return ResponseFuture::exempt(self.inner.call(request), self.answer.clone());
+            response.future = Some(self.inner.call(request));
+            return response;
         }
         let incoming = match settings.incoming(&request) {
             Ok(incoming) => incoming,
             Err(malformed) => match S::Response::refusal(&malformed) {
-                Some(refusal) => return ResponseFuture::refused(refusal, self.answer.clone()),
+                Some(refusal) => {
+                    response.early = Some(Box::new(Early::Refused(refusal)));
+                    return response;
+                }
                 None => None,
             },
         };
-        let mut scope = settings.scope(&request, incoming);
-        scope.trailers = self.answer.trailers();
+        let scope = response.scope.insert(settings.scope(&request, incoming));
+        scope.0.trailers = self.answer.trailers();
         // `call` may already run code of inner layers or of the handler (in a `service_fn`). So `call` is inside the
         // scope.
-        let mut future = None;
-        match scope.enter(|| future = Some(self.inner.call(request))) {
-            Ok(()) => ResponseFuture::limited(future, scope, self.answer.clone()),
-            Err(error) => ResponseFuture::over(error, scope, self.answer.clone()),
+        let future = &mut response.future;
+        if let Err(error) = scope.enter(|| *future = Some(self.inner.call(request))) {
+            response.early = Some(Box::new(Early::Over(error)));
         }
+        response
     }
 }
 

@@ -81,8 +81,8 @@ impl<Req: Call> Settings<Req> {
             timebox = with(request, timebox);
         }
         let mut scope = RequestScope::new(timebox, self.location, CLIENT_GONE);
-        scope.idle = self.idle;
-        scope.bodiless = request.is_bodiless();
+        scope.0.idle = self.idle;
+        scope.0.bodiless = request.is_bodiless();
         scope
     }
 }
