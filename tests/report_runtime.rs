@@ -110,7 +110,7 @@ fn a_worker_that_computes_is_reported() {
     }
 }
 
-async fn blocks_on_a_channel(over: Receiver<()>) {
+fn blocks_on_a_channel(over: &Receiver<()>) {
     let _ = over.recv();
     black_box(());
 }
@@ -134,7 +134,7 @@ fn two_stuck_workers_are_both_reported() {
             tokio::task::yield_now().await;
         }
     });
-    runtime.spawn(blocks_on_a_channel(is_over));
+    runtime.spawn(async move { blocks_on_a_channel(&is_over) });
     runtime.spawn(computes(Arc::clone(&until)));
     let (mut is_blocked_found, mut is_running_found) = (false, false);
     while !(is_blocked_found && is_running_found) {

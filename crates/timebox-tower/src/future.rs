@@ -76,7 +76,10 @@ where
         };
         let polled = match &mut *this.scope {
             Some(scope) => ready!(scope.poll(cx, poll)),
-            None => Ok(ready!(poll(cx))),
+            None => {
+                ready!(poll(cx));
+                Ok(())
+            }
         };
         let scope = this.scope.take();
         if let Err(error) = polled {
