@@ -10,13 +10,14 @@
 //! a `JoinSet` are tasks of their own. So for such a set, the stack shows only the place where the set waits for its
 //! children.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::ptr;
 use std::task::{Context, Waker};
 use std::thread;
 
 use super::backtrace::OwnStack;
-use super::contents::{Frame, Stack};
+use super::contents::{Frame, Stack, note_on_nameless};
 use super::foreign::crate_of;
 use super::stack::raw::RawStack;
 use super::stack::{self, Names, StackCopy, Unwinder};
@@ -113,6 +114,8 @@ impl AwaitCopies {
         let stacks = stacks.into_iter().map(|taken| taken.resolve(unwinder, names, notes)).collect();
         let equal;
         (*distinct, equal) = places(stacks);
+        let nameless: BTreeSet<&str> = distinct.iter().flat_map(Stack::nameless_modules).collect();
+        notes.extend(nameless.into_iter().map(note_on_nameless));
         if distinct.is_empty() && elsewhere == 0 {
             let note = "No waker was cloned: the future waits with the waker of an earlier poll, or nothing will wake it.";
             notes.push(note.to_owned());

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -190,6 +191,27 @@ pub struct Stack {
     pub approximate: bool,
 }
 
+impl Stack {
+    /// The programs and libraries of the stack none of whose functions has a name. C libraries do not count.
+    pub(super) fn nameless_modules(&self) -> BTreeSet<&str> {
+        let of_modules = |is_named: bool| {
+            let frames =
+                self.frames.iter().filter(move |frame| frame.is_named() == is_named && !frame.foreign);
+            frames.filter_map(|frame| frame.module.as_deref())
+        };
+        let named: BTreeSet<&str> = of_modules(true).collect();
+        of_modules(false).filter(|module| !named.contains(module)).collect()
+    }
+}
+
+/// Why no function of a module has a name.
+pub(super) fn note_on_nameless(module: &str) -> String {
+    format!(
+        "Functions of {module} have no names, because its file was stripped of them, or is not the file that was loaded. A symbol \
+         tool finds the names by the offsets, in the file from before it was stripped."
+    )
+}
+
 /// One frame of a stack: a function that had been called and had not returned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -212,6 +234,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    fn is_named(&self) -> bool {
+        let rest = self.module.as_ref().and_then(|module| self.function.strip_prefix(&**module));
+        !rest.is_some_and(|rest| rest.starts_with("!fn_") || rest.starts_with('+'))
+    }
+
     pub(super) fn with_name(function: impl Into<String>) -> Self {
         Self {
             function: function.into(),
@@ -222,5 +249,24 @@ impl Frame {
             module: None,
             offset: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_without_any_name_is_told() {
+        let frame = |function: &str, foreign| Frame {
+            foreign,
+            module: Some("app".into()),
+            ..Frame::with_name(function)
+        };
+        let stack = |frames: Vec<Frame>| Stack { frames, ..Stack::default() };
+        let nameless = stack(vec![frame("app!fn_12", false), frame("app+0x34", false)]);
+        assert_eq!(nameless.nameless_modules().into_iter().collect::<Vec<_>>(), ["app"]);
+        assert!(stack(vec![frame("app::f", false), frame("app+0x34", false)]).nameless_modules().is_empty());
+        assert!(stack(vec![frame("app!fn_12", true)]).nameless_modules().is_empty());
     }
 }

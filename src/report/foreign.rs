@@ -45,7 +45,7 @@ const STARTS: [&str; 6] =
 
 /// Whether a function belongs to std, to the C library, to this crate, or to another crate of `CRATES`.
 pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bool {
-    if LIBRARIES.iter().any(|library| module.starts_with(library)) {
+    if is_library(module) {
         return true;
     }
     if let Some(file) = file
@@ -57,6 +57,18 @@ pub(super) fn is_foreign(function: &str, file: Option<&str>, module: &str) -> bo
         return true;
     }
     crate_of(function).is_some_and(|name| CRATES.contains(&name)) && !is_test(function)
+}
+
+/// Whether a file is a C library.
+pub(super) fn is_library(module: &str) -> bool {
+    LIBRARIES.iter().any(|library| module.starts_with(library))
+}
+
+/// Whether a function is taken for one of the C library, in a program that contains the C library. `symbol` is the
+/// name in the symbol table. Functions of Rust have a mangled name, or a source file of Rust.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(super) fn is_of_static_library(symbol: &str, file: Option<&str>) -> bool {
+    !symbol.starts_with("_R") && !symbol.starts_with("_ZN") && file.is_none_or(|file| file.contains("musl"))
 }
 
 /// Whether a function belongs to this crate. If the name does not tell the crate, the file decides: of an inlined
@@ -106,7 +118,7 @@ fn self_type(function: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::is_foreign;
+    use super::{is_foreign, is_of_static_library};
 
     #[test]
     fn functions_of_std_and_of_runtimes_are_foreign() {
@@ -126,6 +138,15 @@ mod tests {
         assert!(is_foreign("call_once<..>", Some("/rustc/abc/library/core/src/ops/function.rs"), "app"));
         let file = "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/tokio-1.45.0/src/task.rs";
         assert!(is_foreign("{closure#0}", Some(file), "app"));
+    }
+
+    #[test]
+    fn functions_of_a_c_library_in_the_program_are_known_by_their_names() {
+        assert!(is_of_static_library("clock_nanosleep", None));
+        assert!(is_of_static_library("poll", Some("/build/musl-1.2.5/src/select/poll.c")));
+        assert!(!is_of_static_library("_ZN3app4main17h0123456789abcdefE", None));
+        assert!(!is_of_static_library("_RNvCs1234_3app4main", None));
+        assert!(!is_of_static_library("compare", Some("/home/me/app/src/main.rs")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the reporter thread keeps from report to report, because it is expensive to make: the unwinder and the names.
 
 use super::awaits::{AwaitCopies, Awaits};
-use super::contents::Stack;
+use super::contents::{Stack, note_on_nameless};
 use super::stack::{Names, StackCopy, Unwinder};
 
 #[derive(Debug)]
@@ -26,8 +26,10 @@ impl Tools {
             return (None, Vec::new());
         }
         let mut raw = self.unwinder.unwind(stack);
-        let notes = std::mem::take(&mut raw.notes);
-        (Some(self.names.resolve(&raw, within)), notes)
+        let mut notes = std::mem::take(&mut raw.notes);
+        let stack = self.names.resolve(&raw, within);
+        notes.extend(stack.nameless_modules().into_iter().map(note_on_nameless));
+        (Some(stack), notes)
     }
 
     pub(super) fn awaits_of(&mut self, copies: AwaitCopies) -> Awaits {

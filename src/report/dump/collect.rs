@@ -1,11 +1,11 @@
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::{Dump, OpenScope, ThreadDump};
-use crate::report::contents::{Activity, Frame, Stack, Thread};
+use crate::report::contents::{Activity, Frame, Stack, Thread, note_on_nameless};
 use crate::report::stack::raw::RawStack;
 use crate::report::stack::{self, Begun, Copy, Names, State, Target, Unwinder};
 use crate::report::{look, state};
@@ -159,6 +159,8 @@ impl Making {
             let stack = known.entry(addresses).or_insert_with(|| names.resolve(raw, None));
             lock(&self.made).threads[index].stack = stack.clone();
         }
+        let nameless: BTreeSet<&str> = known.values().flat_map(Stack::nameless_modules).collect();
+        nameless.into_iter().for_each(|module| self.note(note_on_nameless(module)));
     }
 
     fn note(&self, note: String) {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::elf::{self, Image};
+use crate::report::foreign::is_library;
 use crate::scope::ReadMemory;
 
 /// A file that is loaded (the program, or a library), or the kernel's own page of code.
@@ -85,6 +86,11 @@ impl Modules {
         let module = Arc::new(Module { mapping: mapping.clone(), image });
         self.loaded.insert(base, module.clone());
         Some((module, true))
+    }
+
+    /// Whether the C library is a part of the program: no such library is loaded.
+    pub(super) fn is_static(&self) -> bool {
+        !self.mappings.iter().any(|mapping| mapping.path.starts_with('/') && is_library(mapping.name()))
     }
 
     /// The module that has code at `pc`, if its tables have been read.

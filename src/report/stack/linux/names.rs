@@ -14,7 +14,7 @@ use super::super::raw::RawStack;
 use super::elf;
 use super::modules::{DELETED, Mapping, Module};
 use crate::report::contents::{Frame, Stack};
-use crate::report::foreign::{is_foreign, is_own};
+use crate::report::foreign::{is_foreign, is_of_static_library, is_own};
 use crate::scope::ReadMemory;
 use crate::time::clock;
 
@@ -69,6 +69,7 @@ impl Names {
         let inside = within.map(|scope| raw.frames.iter().take_while(|frame| frame.cfa <= scope).count());
         let shown = inside.unwrap_or(count);
         let left_out = shown.saturating_sub(INNER + OUTER);
+        let is_static = raw.modules.is_static();
         for (index, frame) in raw.frames.iter().enumerate() {
             if left_out > 0 && index == INNER {
                 stack.frames.push(Frame::with_name(format!("({left_out} frames are left out here)")));
@@ -83,7 +84,7 @@ impl Names {
             let is_late = clock::real_now().saturating_sub(now) > BUDGET;
             let before = stack.frames.len();
             let module = raw.modules.get(frame.address);
-            self.push(module, frame.address, is_late, now, &mut stack.frames);
+            self.push(module, frame.address, is_static, is_late, now, &mut stack.frames);
             let is_own =
                 stack.frames[before..].iter().all(|frame| is_own(&frame.function, frame.file.as_deref()));
             // The first function outside the scope that is not of this crate has opened the scope. The stack ends with
@@ -103,6 +104,7 @@ impl Names {
         &mut self,
         module: Option<&Arc<Module>>,
         address: u64,
+        is_static: bool,
         is_late: bool,
         now: u64,
         frames: &mut Vec<Frame>,
@@ -120,7 +122,8 @@ impl Names {
             frames.push(nameless(module, address));
             return;
         }
-        let found = self.source(module, now).loader.as_ref().map(|loader| named(loader, module, address));
+        let loader = self.source(module, now).loader.as_ref();
+        let found = loader.map(|loader| named(loader, module, address, is_static));
         let found =
             found.filter(|found| !found.is_empty()).unwrap_or_else(|| vec![nameless(module, address)]);
         frames.extend_from_slice(&found);
@@ -191,7 +194,8 @@ fn candidates(mapping: &Mapping) -> Vec<String> {
 }
 
 /// The functions at an address, innermost first: the inlined functions, then the function into which they were inlined.
-fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
+/// `is_static`: the program contains the C library.
+fn named(loader: &Loader, module: &Module, address: u64, is_static: bool) -> Vec<Frame> {
     let offset = address.wrapping_sub(module.image.bias);
     let name = module.mapping.name();
     let mut found = Vec::new();
@@ -217,7 +221,10 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
     }
     // Debug information often has only the last part of a function's name. The symbol table has the full path, so its
     // name is taken instead.
-    if let Some(symbol) = loader.find_symbol(offset) {
+    let symbol = loader.find_symbol(offset);
+    let file = found.last().and_then(|physical| physical.file.as_deref());
+    let is_of_library = is_static && symbol.is_some_and(|symbol| is_of_static_library(symbol, file));
+    if let Some(symbol) = symbol {
         let symbol = demangled(symbol);
         match found.last_mut() {
             Some(physical) if !physical.function.contains("::") && symbol.contains("::") => {
@@ -228,7 +235,7 @@ fn named(loader: &Loader, module: &Module, address: u64) -> Vec<Frame> {
         }
     }
     for frame in &mut found {
-        frame.foreign = is_foreign(&frame.function, frame.file.as_deref(), name);
+        frame.foreign = is_of_library || is_foreign(&frame.function, frame.file.as_deref(), name);
     }
     found
 }
@@ -243,8 +250,10 @@ fn nameless(module: &Module, address: u64) -> Frame {
     let name = module.mapping.name();
     let offset = address.wrapping_sub(module.image.bias);
     let function = match module.image.function_start(address) {
-        Some(start) => format!("{name}!fn_{:x}", start.wrapping_sub(module.image.bias)),
-        None => format!("{name}+{offset:#x}"),
+        Some(start) if module.image.covers(address) => {
+            format!("{name}!fn_{:x}", start.wrapping_sub(module.image.bias))
+        }
+        _ => format!("{name}+{offset:#x}"),
     };
     let foreign = is_foreign("", None, name);
     Frame { foreign, module: Some(name.to_owned()), offset, ..Frame::with_name(function) }

@@ -260,6 +260,20 @@ impl<M: ReadMemory> Unwinder<M> {
         (pc == caller.pc).then_some(registers)
     }
 
+    /// Finds the caller of a function that no unwind table covers.
+    fn without_table(
+        &self,
+        stack: &StackCopy,
+        at: FrameAddress,
+        registers: UnwindRegsNative,
+    ) -> Option<arch::Found> {
+        let is_return = |pc: u64| self.is_return(pc);
+        let stub =
+            || arch::caller_of_stub(&self.memory, registers, at.address()).filter(|stub| is_return(stub.pc));
+        let caller = if at.is_return_address() { None } else { stub() };
+        caller.or_else(|| arch::leave(&self.memory, stack, &is_return, registers))
+    }
+
     /// Finds the caller of `leaf`, which the stack does not show: the return address of `leaf` is only in a register.
     /// The innermost return address on the stack, `outer`, is that of the caller. So the call just before `outer` calls
     /// the caller, and the caller's code is searched for calls of `leaf`. Returns the address after the first such
@@ -354,10 +368,14 @@ impl<M: ReadMemory> Unwinder<M> {
                     }
                 }
             }
-            if covered.is_none() && !at.is_return_address() {
-                let caller = arch::caller_of_stub(&self.memory, registers, pc);
-                if let Some(caller) = caller.filter(|caller| self.is_return(caller.pc)) {
+            if covered.is_none() {
+                if at.is_return_address() && arch::is_outermost(&self.memory, at.address()) {
+                    return;
+                }
+                if let Some(caller) = self.without_table(stack, at, arch::moved(registers, at.address(), sp))
+                {
                     (registers, next) = (caller.registers, Some(caller.pc));
+                    found.scanned += usize::from(!caller.is_sure);
                 }
             }
             let pc = match next {
@@ -372,7 +390,8 @@ impl<M: ReadMemory> Unwinder<M> {
                         found.truncated = true;
                         return;
                     };
-                    found.scanned += 1;
+                    // The search takes the first return address. So if that is the outermost one, it is the right one.
+                    found.scanned += usize::from(!arch::is_outermost(&self.memory, pc));
                     registers = arch::caller(pc, slot + 8);
                     pc
                 }

@@ -179,6 +179,21 @@ pub(in super::super) fn caller_of_stub(
     (before != 0xa9bf_7bf0).then_some(Found { registers, pc, is_sure: true })
 }
 
+/// Finds nothing: instructions are not followed on this processor.
+pub(in super::super) fn leave(
+    _memory: &impl ReadMemory,
+    _stack: &StackCopy,
+    _is_return: &dyn Fn(u64) -> bool,
+    _registers: UnwindRegsNative,
+) -> Option<Found> {
+    None
+}
+
+/// Never: the outermost calls of musl are not known on this processor.
+pub(in super::super) fn is_outermost(_memory: &impl ReadMemory, _address: u64) -> bool {
+    false
+}
+
 /// Whether `address` has the kernel's code to which a signal handler returns: `mov x8, #139; svc #0`.
 pub(in super::super) fn is_end_of_handler(memory: &impl ReadMemory, address: u64) -> bool {
     const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];

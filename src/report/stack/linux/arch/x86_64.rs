@@ -1,9 +1,13 @@
 //! What unwinding needs to know of `x86_64`: calls, prologues, signal frames.
 
+mod leave;
+
 use framehop::UnwindRegsNative;
 
 use super::super::super::copy::{Registers, StackCopy};
 use crate::scope::ReadMemory;
+
+pub(in super::super) use leave::leave;
 
 /// Stands for a frame pointer that is not known. There is no memory at this address, so unwinding a frame that needs
 /// the frame pointer fails. (From 0 framehop would conclude that the stack ends.)
@@ -101,28 +105,56 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
     Some(from.wrapping_add_signed(displacement.into()))
 }
 
+/// Where the call instruction that ends at `address` leads: its target, and the target of the linker's stub that it calls.
+/// A target may also be in the linker's table of addresses.
+fn destinations(memory: &impl ReadMemory, address: u64) -> [Option<u64>; 2] {
+    let destinations = || {
+        let code = before(memory, address)?;
+        let target = displaced(address, &code[3..])?;
+        match code {
+            [_, _, 0xe8, ..] => Some([Some(target), behind_stub(memory, target)]),
+            [_, 0xff, 0x15, ..] => Some([word(memory, target), None]),
+            _ => None,
+        }
+    };
+    destinations().unwrap_or_default()
+}
+
+fn behind_stub(memory: &impl ReadMemory, stub: u64) -> Option<u64> {
+    let mut code = [0; 10];
+    let len = memory.read(stub, &mut code);
+    let at = if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
+    if len < at + 6 || code[at..at + 2] != [0xff, 0x25] {
+        return None;
+    }
+    word(memory, displaced(stub.wrapping_add(at as u64 + 6), &code[at + 2..at + 6])?)
+}
+
+/// Where the function at `address` jumps to, if it does nothing else.
+fn behind_jump(memory: &impl ReadMemory, address: u64) -> Option<u64> {
+    let mut code = [0; 5];
+    let len = memory.read(address, &mut code);
+    (len == code.len() && code[0] == 0xe9).then(|| displaced(address.wrapping_add(5), &code[1..]))?
+}
+
 /// Whether the call instruction that ends at `address` calls `function`: directly, through a stub of the linker, or
 /// through the linker's table of addresses.
 pub(in super::super) fn calls(memory: &impl ReadMemory, address: u64, function: u64) -> bool {
-    let calls = || {
-        let code = before(memory, address)?;
-        let target = displaced(address, &code[3..])?;
-        if code[2] == 0xe8 {
-            if target == function {
-                return Some(true);
-            }
-            let mut stub = [0; 10];
-            let len = memory.read(target, &mut stub);
-            let at = if stub.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
-            if len < at + 6 || stub[at..at + 2] != [0xff, 0x25] {
-                return None;
-            }
-            let pointer = displaced(target.wrapping_add(at as u64 + 6), &stub[at + 2..at + 6])?;
-            return Some(word(memory, pointer)? == function);
-        }
-        (code[1..3] == [0xff, 0x15] && word(memory, target)? == function).then_some(true)
+    destinations(memory, address).contains(&Some(function))
+}
+
+/// Whether the call that ends at `address` is the outermost of its thread. So it is in musl, which writes no unwind
+/// tables for this code: a thread calls its function, and then leaves by the system call `exit`. A program begins with
+/// a stack pointer that is rounded, and a call.
+pub(in super::super) fn is_outermost(memory: &impl ReadMemory, address: u64) -> bool {
+    const EXIT: [u8; 8] = [0x89, 0xc7, 0x31, 0xc0, 0xb0, 60, 0x0f, 0x05]; // mov %eax, %edi; xor %eax, %eax; mov $60, %al; syscall
+    const BEGIN: [u8; 5] = [0x48, 0x83, 0xe4, 0xf0, 0xe8]; // and $-16, %rsp; call
+    let has = |address: u64, expected: &[u8]| {
+        let mut code = [0; 8];
+        let code = &mut code[..expected.len()];
+        memory.read(address, code) == expected.len() && code == expected
     };
-    calls().unwrap_or(false)
+    has(address, &EXIT) || has(address.wrapping_sub(9), &BEGIN)
 }
 
 /// How far the frame pointer is above the stack pointer in the body of a function. `None` if the function keeps no
