@@ -1,11 +1,15 @@
-//! What differs between processors. Both files have the same functions.
+//! What differs between processors. Both have the same functions.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod leave;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+pub(super) use leave::leave;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86_64::*;

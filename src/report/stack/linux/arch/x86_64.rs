@@ -1,17 +1,13 @@
 //! What unwinding needs to know of `x86_64`: calls, prologues, signal frames.
 
-mod leave;
-
 use framehop::UnwindRegsNative;
 
 use super::super::super::copy::{Registers, StackCopy};
 use crate::scope::ReadMemory;
 
-pub(in super::super) use leave::leave;
-
 /// Stands for a frame pointer that is not known. There is no memory at this address, so unwinding a frame that needs
 /// the frame pointer fails. (From 0 framehop would conclude that the stack ends.)
-const UNKNOWN: u64 = !7;
+pub(super) const UNKNOWN: u64 = !7;
 
 /// The length of the longest call instruction, without prefixes.
 const CALL: usize = 7;
@@ -107,7 +103,7 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
 
 /// Where the call instruction that ends at `address` leads: its target, and the target of the linker's stub that it calls.
 /// A target may also be in the linker's table of addresses.
-fn destinations(memory: &impl ReadMemory, address: u64) -> [Option<u64>; 2] {
+pub(super) fn destinations(memory: &impl ReadMemory, address: u64) -> [Option<u64>; 2] {
     let destinations = || {
         let code = before(memory, address)?;
         let target = displaced(address, &code[3..])?;
@@ -131,7 +127,7 @@ fn behind_stub(memory: &impl ReadMemory, stub: u64) -> Option<u64> {
 }
 
 /// Where the function at `address` jumps to, if it does nothing else.
-fn behind_jump(memory: &impl ReadMemory, address: u64) -> Option<u64> {
+pub(super) fn behind_jump(memory: &impl ReadMemory, address: u64) -> Option<u64> {
     let mut code = [0; 5];
     let len = memory.read(address, &mut code);
     (len == code.len() && code[0] == 0xe9).then(|| displaced(address.wrapping_add(5), &code[1..]))?

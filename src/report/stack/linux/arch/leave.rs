@@ -1,4 +1,4 @@
-//! Leaves a function that has no unwind table, by its instructions: they are followed until it returns.
+//! Leaves a function of `x86_64` that has no unwind table, by its instructions: they are followed until it returns.
 //!
 //! Whichever way a function takes, it returns to the address that its caller has left on the stack. So this follows the
 //! ways one after another, adds up how they move the stack pointer, and takes the first way that ends in a `ret`. A way
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use framehop::UnwindRegsNative;
 
-use super::{Found, UNKNOWN, behind_jump, destinations};
+use super::x86_64::{Found, UNKNOWN, behind_jump, destinations};
 use crate::report::stack::copy::StackCopy;
 use crate::scope::ReadMemory;
 
@@ -232,7 +232,7 @@ impl Way {
 ///
 /// The caller is sure if the way passed no call. It is also sure if its call instruction leads here, or if there is no
 /// other return address below the one that was found: a nearer caller would have left one.
-pub(in super::super::super) fn leave(
+pub(in super::super) fn leave(
     memory: &impl ReadMemory,
     stack: &StackCopy,
     is_return: &dyn Fn(u64) -> bool,
@@ -280,8 +280,8 @@ fn calls_code_of(memory: &impl ReadMemory, address: u64, pc: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::super::super::copy::Registers;
     use super::*;
+    use crate::report::stack::copy::Registers;
 
     const CODE: u64 = 0x1000;
     const STACK: u64 = 0x8000;
