@@ -264,7 +264,7 @@ fn a_late_value_of_a_body_that_is_no_result_is_returned() {
 fn a_scope_that_is_over_stays_over() {
     with_timeout(SHORT, |scope| {
         outlast(scope);
-        for _ in 0..100 {
+        for _ in 0..rounds(100) {
             assert!(checkpoint().is_err() && scope.checkpoint().is_err());
             assert!(is_expired() && scope.is_expired());
             assert_eq!(remaining(), Some(Duration::ZERO));

@@ -9,6 +9,7 @@ use timebox::{
     sleep, timeout, with_timeout,
 };
 
+use crate::runtimes::one_thread;
 use crate::support::{Failure, LONG, SHORT, bounded, next, outlast, unhurried};
 
 fn spin() -> timebox::Result<()> {
@@ -111,7 +112,7 @@ fn rayon_runs_a_wrapped_closure_in_the_scope() {
 #[test]
 fn spawn_blocking_runs_a_wrapped_closure_in_the_scope() {
     bounded(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = one_thread().build().unwrap();
         let result = runtime.block_on(timebox::future::timeout(LONG, async {
             let scope = Timebox::new(SHORT).label("blocking part");
             let job = scope.run(|scope| Ok::<_, TimeoutError>(scope.handle().wrap(spin)))?;
