@@ -134,7 +134,7 @@ pub(crate) struct HeldWatchdog {
 }
 
 impl HeldWatchdog {
-    const HOOKS: usize = if cfg!(miri) { 20 } else { 100 };
+    const HOOKS: usize = if cfg!(miri) { 10 } else { 100 };
 
     pub(crate) fn new() -> Self {
         let ((release, released), (began, begins)) = (channel::<()>(), channel());
