@@ -306,6 +306,7 @@ fn many_threads_expire_each_at_its_own_limit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "rayon makes pointers of integers, which strict provenance forbids")]
 fn a_handle_carries_a_scope_into_rayon() {
     bounded(|| {
         let start = Instant::now();
@@ -334,6 +335,7 @@ fn a_handle_carries_a_scope_into_rayon() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "rayon makes pointers of integers, which strict provenance forbids")]
 fn what_a_thread_runs_while_a_scope_is_open_runs_inside_it() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let root = handle();

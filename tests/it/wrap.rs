@@ -96,6 +96,7 @@ fn a_wrapped_closure_does_not_see_the_scopes_of_the_thread_that_calls_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "rayon makes pointers of integers, which strict provenance forbids")]
 fn rayon_runs_a_wrapped_closure_in_the_scope() {
     bounded(|| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
