@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        let long = "1".repeat(100_000);
+        let long = "1".repeat(if cfg!(miri) { 1000 } else { 100_000 });
         let values = [
             "", " ", "@", "1@", "@1", "1@2@3", "+1", "-1", "1.5", "1s", " 1", "1 ", "1 @2", "1@+2", "٣",
             "never",
