@@ -1,8 +1,9 @@
 use super::once::SetOnce;
 
-#[cfg(not(timebox_loom))]
+#[cfg(not(any(miri, timebox_loom)))]
 const PER_CHUNK: usize = 32;
-#[cfg(timebox_loom)]
+// The watchdog looks at every place in each pass.
+#[cfg(any(miri, timebox_loom))]
 const PER_CHUNK: usize = 2;
 
 /// A vector that grows in chunks, so that its elements never move. Each chunk has twice as many places as the chunk

@@ -11,6 +11,7 @@ use futures::channel::oneshot;
 use futures::stream::FuturesUnordered;
 use timebox::{Deadline, TimeoutError, future, is_expired};
 
+use crate::runtimes::one_thread;
 use crate::support::{LONG, SHORT, bounded};
 
 type Child<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -23,7 +24,7 @@ async fn until_over() {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    one_thread().enable_time().build().unwrap().block_on(future)
 }
 
 /// Polls the futures in a scope that is over, and that a shield holds up for `held`; then goes on with them outside.

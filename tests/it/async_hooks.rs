@@ -16,9 +16,10 @@ use timebox::{
 };
 
 use crate::polled_in_wake::PolledInWake;
+use crate::runtimes::one_thread;
 use crate::support::{
     Count, HANG, HeldWatchdog, LONG, SHORT, bounded, counting, counting_on_a_runner, endless,
-    let_the_watchdog_pass, next, poll_once, unhurried, wait_for,
+    let_the_watchdog_pass, next, poll_once, rounds, unhurried, wait_for,
 };
 
 #[test]
@@ -58,7 +59,7 @@ fn a_hook_follows_its_future_from_scope_to_scope() {
 #[test]
 fn a_hook_follows_its_task_when_the_runtime_is_driven_in_one_scope_after_another() {
     bounded(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = one_thread().build().unwrap();
         let fired = Count::default();
         let polls = Count::default();
         let count = polls.clone();
@@ -157,7 +158,7 @@ type Never = Result<(), String>;
 fn many_times(run: impl Fn(Hook<'static>, Arc<AtomicU32>) + Send + 'static) {
     bounded(move || {
         for make in [counting, counting_on_a_runner] {
-            for _ in 0..50 {
+            for _ in 0..rounds(50) {
                 let (hook, fires) = make();
                 run(hook, fires);
             }

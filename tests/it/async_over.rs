@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use timebox::{CancellationToken, Handle, Limit, Timebox, TimeoutError, future, handle, on_cancel, token};
 
-use crate::runtimes::{on_each_runtime, yield_now};
+use crate::runtimes::{on_each_runtime, one_thread, yield_now};
 use crate::support::{
     LONG, SHORT, bounded, counting_on_a_runner, next, poll_once, unhurried, unhurried_future,
 };
@@ -336,7 +336,7 @@ async fn a_block_on_in_the_middle_of_a_poll_comes_to_its_end() {
 #[test]
 fn a_loop_of_sleeps_of_no_time_lets_other_tasks_run_and_can_be_aborted() {
     bounded(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = one_thread().build().unwrap();
         runtime.block_on(async {
             let busy = tokio::spawn(async {
                 loop {
@@ -357,7 +357,7 @@ fn a_loop_of_sleeps_of_no_time_lets_other_tasks_run_and_can_be_aborted() {
 #[test]
 fn no_poll_blocks_for_a_hook() {
     bounded(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = one_thread().build().unwrap();
         let one_hook = |limit| async move {
             let (begun, has_begun) = tokio::sync::oneshot::channel();
             let (go_on, goes_on) = mpsc::channel();

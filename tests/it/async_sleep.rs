@@ -12,6 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use pollster::block_on;
 use timebox::{Timebox, future, timeout_value, token};
 
+use crate::runtimes::one_thread;
 use crate::support::{LONG, bounded, unhurried};
 
 #[test]
@@ -34,7 +35,7 @@ fn a_cancel_reaches_a_sleep_that_began_before_the_token_was_made() {
 #[test]
 fn a_cancel_of_the_scope_around_a_runtime_reaches_a_task_that_slept_before_the_token_was_made() {
     bounded(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = one_thread().build().unwrap();
         let polled = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&polled);
         let error = timeout_value(LONG, || {

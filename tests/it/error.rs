@@ -281,7 +281,7 @@ fn it_displays_as_one_line_with_limit_elapsed_and_overshoot_apart() {
         assert!(!format!("{error:?}").is_empty());
     }
     let text = expired().to_string();
-    for part in ["load feed", "20ms", "limit", "over"] {
+    for part in ["load feed", &format!("{SHORT:?}"), "limit", "over"] {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
 }

@@ -27,7 +27,7 @@ fn nested() -> TimeoutError {
 fn the_line_has_the_label_the_limit_and_the_times_in_this_order() {
     let text = nested().to_string();
     let mut rest = text.as_str();
-    for part in ["timed out", "`query`", "limit 20ms", "elapsed ", "overshoot "] {
+    for part in ["timed out", "`query`", &format!("limit {SHORT:?}"), "elapsed ", "overshoot "] {
         let found = rest.find(part).unwrap_or_else(|| panic!("no {part:?}, in this order, in: {text}"));
         rest = &rest[found + part.len()..];
     }

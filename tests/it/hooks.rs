@@ -14,7 +14,7 @@ use timebox::{
     with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, unhurried};
+use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, rounds, unhurried};
 
 #[test]
 fn a_hook_fires_when_its_scope_expires() {
@@ -94,7 +94,7 @@ fn an_end_without_expiry_fires_nothing() {
 #[test]
 fn hooks_of_inner_scopes_fire_first() {
     bounded(|| {
-        for _ in 0..20 {
+        for _ in 0..rounds(20) {
             let order = Arc::new(Mutex::new(Vec::new()));
             let (fired, wait) = channel();
             let hook = |name: &'static str| {
@@ -217,7 +217,7 @@ fn dropping_a_registration_waits_for_its_running_hook() {
 #[test]
 fn when_interruptible_has_returned_its_hook_is_not_running_and_never_will() {
     bounded(|| {
-        for _ in 0..20 {
+        for _ in 0..rounds(20) {
             let running = AtomicBool::new(false);
             let count = AtomicU32::new(0);
             let (started, wait) = channel();
@@ -359,7 +359,7 @@ fn hooks_that_block_delay_no_other_scopes_hook() {
         let held = server.lock().unwrap();
         let token = CancellationToken::new();
         let (stuck, are_stuck) = channel();
-        let registrations: Vec<_> = (0..40)
+        let registrations: Vec<_> = (0..if cfg!(miri) { 5 } else { 40 })
             .map(|_| {
                 let (server, stuck) = (Arc::clone(&server), stuck.clone());
                 token.on_cancel(Hook::new(move || {
@@ -391,7 +391,7 @@ fn of_many_hooks_none_is_lost() {
     bounded(|| {
         let token = CancellationToken::new();
         let (fired, wait) = channel();
-        let registrations: Vec<_> = (0..500)
+        let registrations: Vec<_> = (0..rounds(500))
             .map(|number| {
                 let fired = fired.clone();
                 let hook = move || fired.send(number);
@@ -401,7 +401,7 @@ fn of_many_hooks_none_is_lost() {
         token.cancel();
         let mut seen: Vec<u32> = registrations.iter().map(|_| next(&wait)).collect();
         seen.sort_unstable();
-        assert_eq!(seen, (0..500).collect::<Vec<_>>());
+        assert_eq!(seen, (0..rounds(500)).collect::<Vec<_>>());
     });
 }
 
@@ -502,7 +502,7 @@ fn a_circle_of(hooks: usize, kind: fn(Box<dyn FnMut() + Send>) -> Hook<'static>)
 #[test]
 fn hooks_that_drop_each_others_registrations_all_return() {
     bounded(|| {
-        for _ in 0..20 {
+        for _ in 0..rounds(20) {
             a_circle_of(2, Hook::new);
             a_circle_of(3, Hook::new);
         }
@@ -543,7 +543,7 @@ fn a_hook_on_the_watchdog_and_one_on_a_runner_that_drop_each_other_both_return()
 #[test]
 fn the_end_of_a_call_inside_a_hook_and_a_hook_that_drops_that_one_both_return() {
     bounded(|| {
-        for _ in 0..20 {
+        for _ in 0..rounds(20) {
             let registered = Registered::default();
             let token = CancellationToken::new();
             let (done, wait) = channel();

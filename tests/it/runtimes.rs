@@ -31,9 +31,19 @@ macro_rules! on_each_runtime {
 }
 pub(crate) use on_each_runtime;
 
+/// Tokio with one thread.
+pub(crate) fn one_thread() -> tokio::runtime::Builder {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    if cfg!(miri) {
+        // Else the future in `block_on` is polled once for 61 polls of a task in a loop, which are much work.
+        runtime.event_interval(1);
+    }
+    runtime
+}
+
 pub(crate) fn tokio_current_thread<F: Future<Output = ()> + Send + 'static>(test: fn() -> F) {
     bounded(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = one_thread().build().unwrap();
         runtime.block_on(test());
     });
 }

@@ -10,7 +10,10 @@ use timebox::{
     on_cancel, sleep, timeout, timeout_value, with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, unhurried, wait_for};
+use crate::runtimes::one_thread;
+use crate::support::{
+    HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, rounds, unhurried, wait_for,
+};
 
 #[test]
 fn a_spawned_thread_inherits_nothing() {
@@ -287,7 +290,7 @@ fn a_clone_of_a_handle_enters_the_same_scope() {
 #[test]
 fn many_threads_expire_each_at_its_own_limit() {
     bounded(|| {
-        let threads: Vec<_> = (1..=50)
+        let threads: Vec<_> = (1..=if cfg!(miri) { 5 } else { 50 })
             .map(|number| {
                 thread::spawn(move || {
                     let limit = Duration::from_millis(1 + number * 7 % 40);
@@ -303,6 +306,7 @@ fn many_threads_expire_each_at_its_own_limit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "rayon makes pointers of integers, which strict provenance forbids")]
 fn a_handle_carries_a_scope_into_rayon() {
     bounded(|| {
         let start = Instant::now();
@@ -331,6 +335,7 @@ fn a_handle_carries_a_scope_into_rayon() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "rayon makes pointers of integers, which strict provenance forbids")]
 fn what_a_thread_runs_while_a_scope_is_open_runs_inside_it() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let root = handle();
@@ -351,7 +356,7 @@ fn what_a_thread_runs_while_a_scope_is_open_runs_inside_it() {
 
 #[test]
 fn the_tasks_of_a_runtime_that_a_thread_drives_run_inside_its_scope() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = one_thread().build().unwrap();
     let root = handle();
     with_timeout(LONG, |scope| {
         let (seen, entered) = runtime.block_on(async {
@@ -367,7 +372,7 @@ fn the_tasks_of_a_runtime_that_a_thread_drives_run_inside_its_scope() {
 
 #[test]
 fn a_thread_that_ends_inside_nothing_leaves_nothing_behind() {
-    for _ in 0..100 {
+    for _ in 0..rounds(100) {
         thread::spawn(|| {
             timeout_value(LONG, || with_timeout(LONG, |scope| scope.checkpoint())).unwrap().unwrap();
         })

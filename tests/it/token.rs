@@ -34,7 +34,7 @@ fn the_first_to_cancel_is_told_so() {
 
 #[test]
 fn exactly_one_of_many_threads_is_first() {
-    for _ in 0..50 {
+    for _ in 0..rounds(50) {
         let token = CancellationToken::new();
         let first: u32 = thread::scope(|threads| {
             let cancel = || u32::from(token.cancel_with("me"));
@@ -124,7 +124,7 @@ fn a_dropped_parent_cancels_nothing() {
 #[test]
 fn all_beneath_is_cancelled_when_cancel_returns() {
     // On other threads too: each sees it the moment it learns that `cancel` has returned.
-    for _ in 0..100 {
+    for _ in 0..rounds(100) {
         let parent = CancellationToken::new();
         let leaf = parent.child_token().child_token();
         let (tell, told) = channel();
@@ -140,14 +140,15 @@ fn all_beneath_is_cancelled_when_cancel_returns() {
 
 #[test]
 fn a_deep_tree_is_cancelled_and_dropped_without_trouble() {
+    const DEPTH: u32 = if cfg!(miri) { 100 } else { 20_000 };
     let root = CancellationToken::new();
     let mut leaf = root.child_token();
-    for _ in 0..rounds(20_000) {
+    for _ in 0..DEPTH {
         leaf = leaf.child_token();
     }
     root.cancel_with("all of you");
     assert!(leaf.is_cancelled());
-    for _ in 0..rounds(20_000) {
+    for _ in 0..DEPTH {
         leaf = leaf.child_token();
     }
     assert_eq!(leaf.reason().as_deref(), Some("all of you"));
@@ -354,12 +355,13 @@ fn debug_tells_the_state() {
 
 #[test]
 fn cancelling_while_others_make_children_misses_none() {
-    for _ in 0..50 {
+    const MANY: u32 = if cfg!(miri) { 10 } else { 50 };
+    for _ in 0..rounds(50) {
         let root = CancellationToken::new();
         let leaves: Vec<_> = thread::scope(|threads| {
             let makers: Vec<_> = (0..3)
                 .map(|_| {
-                    threads.spawn(|| (0..50).map(|_| root.child_token().child_token()).collect::<Vec<_>>())
+                    threads.spawn(|| (0..MANY).map(|_| root.child_token().child_token()).collect::<Vec<_>>())
                 })
                 .collect();
             root.cancel();

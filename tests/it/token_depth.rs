@@ -23,7 +23,7 @@ fn beneath<T: Send>(depth: u32, body: impl FnOnce() -> T + Send) -> T {
 }
 
 /// The processor time of this thread: others, who keep a machine busy, take none of it.
-#[cfg(all(unix, not(miri)))]
+#[cfg(unix)]
 fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes into a struct of ours.
@@ -31,7 +31,7 @@ fn thread_time() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
-#[cfg(not(all(unix, not(miri))))]
+#[cfg(not(unix))]
 fn thread_time() -> Duration {
     static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
     START.elapsed()
@@ -66,11 +66,13 @@ fn costs_as_much_at_any_depth(ask: fn()) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures times, of much work")]
 fn a_token_costs_as_much_at_any_depth() {
     costs_as_much_at_any_depth(|| drop(black_box(token())));
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures times, of much work")]
 fn a_question_of_a_scope_with_a_token_costs_as_much_at_any_depth() {
     costs_as_much_at_any_depth(|| {
         let token = token();
@@ -82,6 +84,7 @@ fn a_question_of_a_scope_with_a_token_costs_as_much_at_any_depth() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures times, of much work")]
 fn a_handle_that_is_entered_costs_as_much_at_any_depth() {
     costs_as_much_at_any_depth(|| {
         handle().enter(LONG, |scope| Ok::<_, timebox::TimeoutError>(scope.token())).unwrap();
@@ -89,6 +92,7 @@ fn a_handle_that_is_entered_costs_as_much_at_any_depth() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures times, of much work")]
 fn a_token_costs_as_much_at_any_depth_beneath_a_scope_that_ends_with_a_token() {
     let ratio = |_| {
         let [shallow, deep] = [1, 1000].map(|depth| {
@@ -121,6 +125,7 @@ fn beneath_handle(depth: u32) -> Duration {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "measures times, of much work")]
 fn a_handle_beneath_many_scopes_takes_as_long_as_there_are_scopes() {
     let time = |depth| {
         let first = || least(1, || drop(black_box(handle())));

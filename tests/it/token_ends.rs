@@ -9,7 +9,7 @@ use timebox::{
     handle, remaining, require, timeout, timeout_value, token, with_timeout,
 };
 
-use crate::support::{LONG, SHORT, bounded, outlast, poll_once, unhurried, wait_for};
+use crate::support::{LONG, SHORT, bounded, outlast, poll_once, rounds, unhurried, wait_for};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -60,7 +60,7 @@ fn an_expiry_stays_one_though_all_around_is_cancelled_later() {
 
 #[test]
 fn the_earlier_of_two_ends_counts_though_nobody_asked_in_time() {
-    for _ in 0..20 {
+    for _ in 0..rounds(20) {
         let outer = CancellationToken::new();
         let token = Timebox::new(LONG)
             .cancel_on(&outer)

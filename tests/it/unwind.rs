@@ -12,7 +12,7 @@ use timebox::{
     is_expired, shield, sleep, timeout, timeout_value, with_timeout,
 };
 
-use crate::support::{HANG, LONG, SHORT, bounded, outlast, wait_for};
+use crate::support::{HANG, LONG, SHORT, bounded, outlast, rounds, wait_for};
 
 thread_local! {
     /// Panic messages shown on this thread.
@@ -303,7 +303,7 @@ fn it_poisons_a_std_mutex() {
 #[test]
 fn after_unwinding_everything_is_as_before() {
     with_timeout(LONG, |outer| {
-        for _ in 0..20 {
+        for _ in 0..rounds(20) {
             timeout_value(Duration::from_micros(200), spin_inside).unwrap_err();
             assert_eq!(deadline(), outer.deadline());
             assert!(!thread::panicking());
