@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::pending::PENDING;
 use super::policy::{InstallError, Policy, replace};
-use super::{reporter, watch};
+use super::watch;
 use crate::scope::observe::observe_futures_with;
 
 impl Policy {
@@ -38,5 +38,4 @@ impl Policy {
 pub fn uninstall() {
     // `replace` fails if the policy's lock was lost in a fork. Then this process has no policy.
     let _ = replace(None, watch::policy_changed);
-    reporter::forget_written();
 }

@@ -13,18 +13,18 @@ const UNBOUNDED: u32 = 1 << 16;
 
 const MINUTE: u64 = 60_000_000_000;
 
+/// Times and durations are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) per_minute: u32,
-    /// For this long after a report is written, no report with the same stack is written. In nanoseconds.
+    /// For this long after a report is written, no report with the same stack is written.
     pub(super) once_per: u64,
+    pub(super) quiet_until: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Limiter {
     bounds: Bounds,
-    /// Before this time no report is written.
-    pub(super) quiet_until: u64,
     /// When the reports of the last minute were written, oldest first.
     written: VecDeque<u64>,
     stacks: HashMap<u64, Stack>,
@@ -45,8 +45,7 @@ struct Stack {
 
 impl Limiter {
     pub(super) fn new(bounds: Bounds) -> Self {
-        let (written, scopes) = (VecDeque::new(), VecDeque::new());
-        Self { bounds, quiet_until: 0, written, stacks: HashMap::new(), scopes }
+        Self { bounds, written: VecDeque::new(), stacks: HashMap::new(), scopes: VecDeque::new() }
     }
 
     /// Returns `None` if the report is not to be written. Otherwise returns how many reports with the same stack were
@@ -58,11 +57,11 @@ impl Limiter {
             self.forget_some(now);
         }
         let has_room = self.has_room(now);
-        let Bounds { once_per, per_minute } = self.bounds;
+        let Bounds { once_per, quiet_until, per_minute } = self.bounds;
         let known = self.stacks.entry(stack).or_insert(Stack { written: None, made: now, left_out: 0 });
         known.made = now;
         let is_new = known.written.is_none_or(|written| now.saturating_sub(written) >= once_per);
-        if now < self.quiet_until || !is_new || !has_room {
+        if now < quiet_until || !is_new || !has_room {
             known.left_out += 1;
             return None;
         }
@@ -116,7 +115,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn limiter(per_minute: u32, once_per: u64) -> Limiter {
-        Limiter::new(Bounds { per_minute, once_per })
+        Limiter::new(Bounds { per_minute, once_per, quiet_until: 0 })
     }
 
     #[test]
@@ -156,8 +155,8 @@ mod tests {
 
     #[test]
     fn it_is_quiet_at_first() {
-        let mut limiter = limiter(60, 0);
-        limiter.quiet_until = 10 * SECOND;
+        let bounds = Bounds { per_minute: 60, once_per: 0, quiet_until: 10 * SECOND };
+        let mut limiter = Limiter::new(bounds);
         assert_eq!(limiter.admit(1, 1, 10 * SECOND - 1), None);
         assert!(!limiter.admit_end(1), "the end of a scope that was not reported is no news");
         assert_eq!(limiter.admit(1, 2, 10 * SECOND), Some(1));
@@ -179,7 +178,7 @@ mod tests {
         assert!((0..200_000).all(|n| limiter.admit(7, n, 0) == Some(0)));
         assert_eq!(limiter.written.len(), 0);
         assert_eq!(limiter.scopes.len(), MOST_SCOPES);
-        let mut none = self::limiter(0, 0);
+        let mut none = Limiter::new(Bounds { per_minute: 0, once_per: 0, quiet_until: 0 });
         assert!((0..100).all(|n| none.admit(n, n, n * MINUTE).is_none()));
     }
 

@@ -279,29 +279,6 @@ fn a_policy_is_quiet_at_first() {
     uninstall();
 }
 
-#[test]
-fn a_policy_with_the_same_bounds_goes_on_where_the_last_one_stopped() {
-    let _alone = alone();
-    let (sink, written) = collecting();
-    Policy::new().to(sink).install().unwrap();
-    let first = send_one("again");
-    assert!(flush(LONG));
-    let (sink, written_later) = collecting();
-    Policy::new().to(sink).install().unwrap();
-    send_one("again");
-    send(first, || Some(Report { kind: Kind::Ended, stacks: Vec::new(), ..Report::example() }));
-    assert!(flush(LONG));
-    assert_eq!(*written.lock().unwrap(), ["again"]);
-    assert_eq!(*written_later.lock().unwrap(), ["ended"]);
-    uninstall();
-    let (sink, written) = collecting();
-    Policy::new().to(sink).install().unwrap();
-    send_one("again");
-    assert!(flush(LONG));
-    assert_eq!(*written.lock().unwrap(), ["again"], "`uninstall` has ended the count");
-    uninstall();
-}
-
 struct Dropped(Arc<AtomicBool>, Gate);
 
 impl Sink for Dropped {

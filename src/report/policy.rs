@@ -203,8 +203,6 @@ pub(crate) struct Installed {
     stuck: Option<(Duration, OnStuck)>,
     exempt: Option<Exempt>,
     pub(super) bounds: Bounds,
-    /// Before this time no report is written.
-    pub(super) quiet_until: u64,
     sinks: Vec<Arc<dyn Sink>>,
     /// For each sink, its thread in this process.
     threads: PerProcess<SetOnce<Vec<Arc<SinkThread>>>>,
@@ -213,13 +211,17 @@ pub(crate) struct Installed {
 impl Installed {
     fn new(policy: Policy) -> Self {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let bounds = Bounds {
+            per_minute: policy.per_minute,
+            once_per: nanos(policy.once_per),
+            quiet_until: clock::real_now().saturating_add(nanos(policy.quiet_for)),
+        };
         Self {
             warn_after: policy.warn_after,
             overdue_after: policy.overdue_after,
             stuck: policy.stuck,
             exempt: policy.exempt,
-            bounds: Bounds { per_minute: policy.per_minute, once_per: nanos(policy.once_per) },
-            quiet_until: clock::real_now().saturating_add(nanos(policy.quiet_for)),
+            bounds,
             sinks: policy.sinks,
             threads: PerProcess::new(SetOnce::new(), SetOnce::new),
         }

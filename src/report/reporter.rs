@@ -66,9 +66,8 @@ impl Job {
 
 struct Reporter {
     queue: Queue<Job>,
-    /// The limiter, and the bounds of the policy for which it was made; `None` instead of bounds if there was no
-    /// policy. The next policy takes the limiter over if its bounds are the same.
-    limiter: Mutex<Option<(Option<Bounds>, Limiter)>>,
+    /// The limiter, and the bounds for which it was made. It is replaced if the policy has other bounds.
+    limiter: Mutex<Option<(Bounds, Limiter)>>,
 }
 
 impl Reporter {
@@ -81,7 +80,7 @@ static REPORTER: PerProcess<Reporter> = PerProcess::new(Reporter::new(), Reporte
 
 /// The bounds on reports while no policy is in force. Reports are then made only for [`recent`](super::recent()) and
 /// for errors.
-const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000 };
+const NO_POLICY: Bounds = Bounds { per_minute: 60, once_per: 60_000_000_000, quiet_until: 0 };
 
 /// Hands a job to the thread that makes reports. If too many jobs wait already, this report is lost, and counted.
 ///
@@ -102,11 +101,6 @@ pub(super) fn hold() {
 
 pub(super) fn release() {
     REPORTER.get().queue.release();
-}
-
-/// Forgets which reports were written. Called when a policy ends and no other follows.
-pub(super) fn forget_written() {
-    *lock(&REPORTER.get().limiter) = None;
 }
 
 fn start() -> bool {
@@ -179,13 +173,12 @@ impl Reporter {
     /// Decides whether the report is written. `None`: it is left out. `Some`: it is written, and this many reports with
     /// the same stack were left out before it.
     fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
-        let bounds = policy.map(|policy| policy.bounds);
+        let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
         let mut limiter = lock(&self.limiter);
         if limiter.as_ref().is_none_or(|(of, _)| *of != bounds) {
             *limiter = None;
         }
-        let (_, limiter) = limiter.get_or_insert_with(|| (bounds, Limiter::new(bounds.unwrap_or(NO_POLICY))));
-        limiter.quiet_until = policy.map_or(0, |policy| policy.quiet_until);
+        let (_, limiter) = limiter.get_or_insert_with(|| (bounds, Limiter::new(bounds)));
         let scope = hash(&scope);
         match report.kind {
             Kind::Ended => limiter.admit_end(scope).then_some(0),
