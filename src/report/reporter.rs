@@ -175,6 +175,7 @@ impl Reporter {
     fn admit(&self, policy: Option<&Installed>, scope: ScopeKey, report: &Report) -> Option<u64> {
         let bounds = policy.map_or(NO_POLICY, |policy| policy.bounds);
         let mut limiter = lock(&self.limiter);
+        // A new policy begins anew: the time of its installation is in its bounds (`quiet_until`).
         if limiter.as_ref().is_none_or(|(of, _)| *of != bounds) {
             *limiter = None;
         }
