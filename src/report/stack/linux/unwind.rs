@@ -266,12 +266,16 @@ impl<M: ReadMemory> Unwinder<M> {
         stack: &StackCopy,
         at: FrameAddress,
         registers: UnwindRegsNative,
+        sp: u64,
     ) -> Option<arch::Found> {
         let is_return = |pc: u64| self.is_return(pc);
         let stub =
             || arch::caller_of_stub(&self.memory, registers, at.address()).filter(|stub| is_return(stub.pc));
         let caller = if at.is_return_address() { None } else { stub() };
-        caller.or_else(|| arch::leave(&self.memory, stack, &is_return, registers))
+        caller.or_else(|| {
+            let registers = arch::moved(registers, at.address(), sp);
+            arch::leave(&self.memory, stack, &is_return, registers)
+        })
     }
 
     /// Finds the caller of `leaf`, which the stack does not show: the return address of `leaf` is only in a register.
@@ -372,8 +376,7 @@ impl<M: ReadMemory> Unwinder<M> {
                 if at.is_return_address() && arch::is_outermost(&self.memory, at.address()) {
                     return;
                 }
-                if let Some(caller) = self.without_table(stack, at, arch::moved(registers, at.address(), sp))
-                {
+                if let Some(caller) = self.without_table(stack, at, registers, sp) {
                     (registers, next) = (caller.registers, Some(caller.pc));
                     found.scanned += usize::from(!caller.is_sure);
                 }
