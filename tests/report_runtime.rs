@@ -122,7 +122,7 @@ fn two_stuck_workers_are_both_reported() {
     let mut builder = Builder::new_multi_thread();
     report::watch_runtime(&mut builder, STUCK);
     let runtime = builder.worker_threads(3).enable_all().build().unwrap();
-    // The watch begins when a worker parks.
+    // The watch has begun before a worker parks.
     while (0..3).all(|worker| runtime.metrics().worker_park_count(worker) == 0) {
         thread::yield_now();
     }

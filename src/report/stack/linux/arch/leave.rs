@@ -1,8 +1,8 @@
 //! Leaves a function of `x86_64` that has no unwind table, by its instructions: they are followed until it returns.
 //!
-//! Whichever way a function takes, it returns to the address that its caller has left on the stack. So this follows the
-//! ways one after another, adds up how they move the stack pointer, and takes the first way that ends in a `ret`. A way
-//! is given up at an instruction that is not known here.
+//! A function has several ways through its branches. Each way returns to the address that the caller left on the stack.
+//! So this follows one way after another, adds up how the way moves the stack pointer, and takes the first way that ends
+//! in a `ret`. A way is given up at an instruction that is not known here.
 
 use std::collections::HashSet;
 

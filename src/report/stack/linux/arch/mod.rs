@@ -1,4 +1,4 @@
-//! What differs between processors. Both have the same functions.
+//! What differs between processors. Both have the same functions. `leave`, of `x86_64`, is long, so it has its own file.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
