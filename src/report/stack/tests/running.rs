@@ -198,6 +198,8 @@ mod signed {
 
     // `paciasp`, and at the end `autiasp`: written as hints, which older processors ignore.
     std::arch::global_asm!(
+        ".globl timebox_test_signs",
+        ".hidden timebox_test_signs",
         "timebox_test_signs:",
         ".cfi_startproc",
         "hint #25",
