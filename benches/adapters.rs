@@ -1,4 +1,5 @@
-//! What it costs that a call can be interrupted: a regular expression, and a query in SQLite, each beside the bare call.
+//! What it costs that a call can be interrupted: a regular expression, and a query in SQLite, each beside the bare
+//! call.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Instructions per iteration, counted by callgrind: the one measure of speed without noise.
 //!
 //! `cargo bench --bench instructions -- --check` runs this program under valgrind, twice per case; the difference of
-//! the two counts is exact, start-up and warm-up fall out of it. It fails where a count is more than 10 % above what has
-//! been reached. Without `--check` it only prints. With `--features report` it counts what reports add.
-//! A clock read counts as its wrapper alone: valgrind hides the vDSO.
+//! the two counts is exact, start-up and warm-up fall out of it. It fails where a count is more than 10 % above what
+//! has been reached. Without `--check` it only prints. With `--features report` it counts what reports add. A clock
+//! read counts as its wrapper alone: valgrind hides the vDSO.
 
 #[allow(dead_code, reason = "shared by the benches, each of which uses its part")]
 mod measure;

@@ -1,8 +1,9 @@
 //! A server ends on Ctrl-C or SIGTERM, and every request gets its answer.
 //!
-//! Three clients are being served when SIGTERM comes: one request waits, one computes on a thread for blocking work, one is in a
-//! transaction there. The server stops to accept. Each request has five seconds from then on: it sees the error where it stands, undoes
-//! what it has begun, and answers. None is dropped in the middle, and no thread computes on.
+//! Three clients are being served when SIGTERM comes: one request waits, one computes on a thread for blocking work,
+//! one is in a transaction there. The server stops to accept. Each request has five seconds from then on: it sees the
+//! error where it stands, undoes what it has begun, and answers. None is dropped in the middle, and no thread computes
+//! on.
 //!
 //! Run it: `cargo run --example graceful_shutdown --features tokio`. It sends itself the signal.
 

@@ -1,8 +1,8 @@
 //! A request hangs, and the report says where. This is the story of Bitbucket's dogslow.
 //!
-//! A handler asks Redis for a session. Redis has stopped answering, so the handler stands in `read` for ever. No log line
-//! says so. The policy below was one line in `main`: it makes the watchdog look at each request that runs too long, and write
-//! down where its thread stands, down to the socket and the address of the server.
+//! A handler asks Redis for a session. Redis has stopped answering, so the handler stands in `read` for ever. No log
+//! line says so. The policy below was one line in `main`: it makes the watchdog look at each request that runs too
+//! long, and write down where its thread stands, down to the socket and the address of the server.
 //!
 //! Run it: `cargo run --example slow_request --features report`
 

@@ -1,8 +1,8 @@
 //! A future is pending, and the report says at which `await` each of its branches waits.
 //!
-//! A pending future is on no thread, so no debugger and no stack dump shows it. Here a request waits for three things at once:
-//! a lock that somebody holds, a message that nobody sends, and a peer that does not answer. At half a second the report names
-//! all three, with the chain of async functions down to the line.
+//! A pending future is on no thread, so no debugger and no stack dump shows it. Here a request waits for three things
+//! at once: a lock that somebody holds, a message that nobody sends, and a peer that does not answer. At half a second
+//! the report names all three, with the chain of async functions down to the line.
 //!
 //! Run it: `cargo run --example stuck_future --features report`
 

@@ -1,7 +1,7 @@
 //! Failure paths under test, on a real `SQLite` database file: `cargo run --features testing --example testing`.
 //!
-//! A transfer between two accounts has a bug that the usual tests do not see: what it does to roll back goes through the
-//! same guarded call as everything else, which finds the scope over, and so the ROLLBACK is skipped. Expiry at each
+//! A transfer between two accounts has a bug that the usual tests do not see: what it does to roll back goes through
+//! the same guarded call as everything else, which finds the scope over, and so the ROLLBACK is skipped. Expiry at each
 //! interruption point in turn finds it; once the cleanup is shielded, it finds nothing any more.
 
 use std::fmt::Display;

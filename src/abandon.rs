@@ -166,7 +166,8 @@ fn running() -> Option<MutexGuard<'static, HashMap<ScopeId, usize>>> {
     RUNNING.get_or_init(|| ForkMutex::new(HashMap::new())).lock()
 }
 
-/// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new work.
+/// The depth of work that is submitted in this scope: greater than the depth of any work that may wait for the new
+/// work.
 fn depth_of(scope: &Scope) -> usize {
     let mut ancestors = Vec::new();
     // `DEPTH` counts only the work on this thread. But if a handle was entered here, an ancestor may be the scope of

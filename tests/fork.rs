@@ -283,8 +283,8 @@ fn a_scope_in_a_child_sees_by_the_clock_that_a_token_it_is_cancelled_on_has_expi
     });
 }
 
-/// The parent's threads are gone in the child, and its locks may be held for ever: here the parent's reporter and a sink of it
-/// are in the middle of a report.
+/// The parent's threads are gone in the child, and its locks may be held for ever: here the parent's reporter and a
+/// sink of it are in the middle of a report.
 #[cfg(all(feature = "report", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[test]
 fn a_child_keeps_the_policy_of_reports_and_has_threads_of_its_own() {

@@ -30,7 +30,8 @@ impl Sink for Keep {
 }
 
 impl Written {
-    /// Keeps other tests from having a policy. No scope is opened before, so that none is seen by the policy of another test.
+    /// Keeps other tests from having a policy. No scope is opened before, so that none is seen by the policy of another
+    /// test.
     fn alone() -> MutexGuard<'static, ()> {
         static ONLY: Mutex<()> = Mutex::new(());
         ONLY.lock().unwrap_or_else(PoisonError::into_inner)

@@ -59,8 +59,8 @@ fn users(stack: &Stack) -> String {
     names.join(" > ")
 }
 
-/// The [`users`] of each branch of a future, and whether the program has debug information. Without it the functions are missing
-/// that the compiler has inlined, as it does in optimised builds.
+/// The [`users`] of each branch of a future, and whether the program has debug information. Without it the functions
+/// are missing that the compiler has inlined, as it does in optimised builds.
 #[derive(Debug)]
 struct Branches {
     names: Vec<String>,

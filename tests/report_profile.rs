@@ -165,7 +165,8 @@ fn a_block_computes_and_waits_on_a_socket() {
     drop(stream);
     server.join().unwrap();
     assert_sums(&report);
-    // Where other programs take the processor, the thread is ready to run at the end of its wait, and does not wait any more.
+    // Where other programs take the processor, the thread is ready to run at the end of its wait, and does not wait any
+    // more.
     assert_near(percent(&report, time_in(&report, "__recv")), percent(&report, waited), &report);
     assert!(report.waiting() > report.elapsed() / 20 && !time_in(&report, "::parse").is_zero(), "{report}");
     let is_wait = |stack: &&ProfileStack| stack.doing == Doing::Blocked("recvfrom".to_owned());

@@ -79,8 +79,9 @@ fn threads_start_when_they_are_first_needed_and_there_is_one_watchdog() {
     await_threads(|watchdogs, _| watchdogs == 1);
 }
 
-/// Waits until there are so many threads that are the watchdog, and deputies. On a busy machine a thread takes its time to
-/// give itself its name; or the deputy has taken over, and the thread before it gives up the name when it has returned.
+/// Waits until there are so many threads that are the watchdog, and deputies. On a busy machine a thread takes its time
+/// to give itself its name; or the deputy has taken over, and the thread before it gives up the name when it has
+/// returned.
 #[cfg(target_os = "linux")]
 #[track_caller]
 fn await_threads(are: impl Fn(usize, usize) -> bool) {
@@ -476,8 +477,8 @@ impl Drought {
 #[cfg(target_os = "linux")]
 const SOON: Duration = Duration::from_secs(2);
 
-/// What waits for a watchdog that cannot be had, in a process of its own: `work` goes on for as long as the drought does, which
-/// another thread ends, and returns when it noticed that its limit was over.
+/// What waits for a watchdog that cannot be had, in a process of its own: `work` goes on for as long as the drought
+/// does, which another thread ends, and returns when it noticed that its limit was over.
 #[cfg(target_os = "linux")]
 fn in_a_drought(test: &str, work: impl FnOnce() -> Instant) {
     const DROUGHT: Duration = Duration::from_millis(300);

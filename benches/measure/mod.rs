@@ -92,7 +92,8 @@ pub(crate) fn poll_pending_once<F: Future>(future: F) {
     assert!(future.as_mut().poll(&mut context).is_ready());
 }
 
-/// A tree of tokens: a root and its children are made, the root is cancelled, all are dropped. One iteration is one tree.
+/// A tree of tokens: a root and its children are made, the root is cancelled, all are dropped. One iteration is one
+/// tree.
 pub(crate) fn tree<T: 'static>(children: usize, root: fn() -> T, child: fn(&T) -> T, cancel: fn(&T)) -> Run {
     Box::new(move |n| {
         for _ in 0..n {

@@ -1,11 +1,12 @@
-//! A web server whose requests hang in seven ways that production code knows, and are all stopped: each is answered with `503` or
-//! `504` after half a second, says what it was doing, and leaves the server as it was.
+//! A web server whose requests hang in seven ways that production code knows, and are all stopped: each is answered
+//! with `503` or `504` after half a second, says what it was doing, and leaves the server as it was.
 //!
 //! ```text
 //! cargo run -p examples --example web --features web [-- PORT]
 //! ```
 //!
-//! `layers` has the lines that a server of your own needs. `hangs` has the handlers, `database` calls SQLite, `pages` is HTML.
+//! `layers` has the lines that a server of your own needs. `hangs` has the handlers, `database` calls SQLite, `pages`
+//! is HTML.
 
 mod database;
 mod hangs;
@@ -70,7 +71,8 @@ fn app(shop: Arc<Shop>) -> Router {
 
 fn main() -> Result<(), AnyError> {
     let port = std::env::args().nth(1).map_or(Ok(3000), |port| port.parse())?;
-    // One report for the same stack in ten seconds. Every report stays in memory for the page `/slow`; sinks would keep them.
+    // One report for the same stack in ten seconds. Every report stays in memory for the page `/slow`; sinks would keep
+    // them.
     report::Policy::new().once_per(Duration::from_secs(10)).per_minute(600).install()?;
     // More threads than processors, since `/hang/blocking` takes one away for half a second.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

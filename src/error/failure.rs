@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 /// The failure of a hook: the `Err` of its closure, or the message of a panic.
 ///
-/// The failure is reported with the call that the hook should have interrupted: in the call's [`Outcome`](crate::Outcome),
-/// or in its [error](crate::TimeoutError::hook_failure).
+/// The failure is reported with the call that the hook should have interrupted: in the call's
+/// [`Outcome`](crate::Outcome), or in its [error](crate::TimeoutError::hook_failure).
 ///
 /// # Examples
 ///

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use super::timeout_error::TimeoutError;
 
 impl TimeoutError {
-    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source). A timeout is also
-    /// found inside an [`io::Error`], even if that is inside another `io::Error`, and inside an error of this crate.
+    /// The timeout behind an error, if there is one: the error itself, or one of its [sources](Error::source). A
+    /// timeout is also found inside an [`io::Error`], even if that is inside another `io::Error`, and inside an error
+    /// of this crate.
     ///
     /// For an `anyhow::Error` or a boxed error write `&*error`.
     ///
-    /// Some errors hide the error that they hold: their `source` returns the source of the held error, not the held error itself.
-    /// An error with `#[error(transparent)]` of thiserror hides its error; with `#[error("{0}")]` it shows the same text and
-    /// hides nothing. An `anyhow::Error` without a context hides its error once it is converted into a `Box<dyn Error>` or an
-    /// `io::Error`: call `find` before the conversion.
+    /// Some errors hide the error that they hold: their `source` returns the source of the held error, not the held
+    /// error itself. An error with `#[error(transparent)]` of thiserror hides its error; with `#[error("{0}")]` it
+    /// shows the same text and hides nothing. An `anyhow::Error` without a context hides its error once it is converted
+    /// into a `Box<dyn Error>` or an `io::Error`: call `find` before the conversion.
     ///
     /// # Examples
     ///

@@ -24,8 +24,8 @@ pub use timeout_error::TimeoutError;
 
 /// A result whose error is a [`TimeoutError`] unless another type is named.
 ///
-/// A closure that uses `?` needs its error type from somewhere. Write the type down at the closure if nothing else gives it
-/// (the compiler then says E0283 or E0282). This alias is a short way to write it down. [The front
+/// A closure that uses `?` needs its error type from somewhere. Write the type down at the closure if nothing else
+/// gives it (the compiler then says E0283 or E0282). This alias is a short way to write it down. [The front
 /// page](crate#e0283-type-annotations-needed) has examples for your own error types, for anyhow and for async blocks.
 ///
 /// ```

@@ -64,7 +64,8 @@ pub struct ScopeInfo {
     pub(crate) fields: Fields,
 }
 
-/// Named values, in the order in which the names were first set. Clones share the values until one of the clones is changed.
+/// Named values, in the order in which the names were first set. Clones share the values until one of the clones is
+/// changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields(Option<Arc<Vec<Field>>>);
 
@@ -109,8 +110,8 @@ impl ScopeInfo {
         self.location
     }
 
-    /// The duration of the scope's limit. For a quota: the time that the quota had left when the scope was entered. `None` if the
-    /// limit is an instant, or if there is none.
+    /// The duration of the scope's limit. For a quota: the time that the quota had left when the scope was entered.
+    /// `None` if the limit is an instant, or if there is none.
     pub fn limit(&self) -> Option<Duration> {
         self.limit
     }

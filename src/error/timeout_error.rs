@@ -10,19 +10,19 @@ use super::scope::{ScopeId, ScopeInfo};
 
 /// A block ran into its limit, or was cancelled.
 ///
-/// The error is made where code is interrupted: at a [checkpoint](crate::checkpoint), in an
-/// [interruptible call](crate::interruptible), or at the drop of a future. From there `?` passes the error on, and no scope on
-/// the way changes it. [`scope`](Self::scope) names the scope that is over: the outermost one if several are over.
+/// The error is made where code is interrupted: at a [checkpoint](crate::checkpoint), in an [interruptible
+/// call](crate::interruptible), or at the drop of a future. From there `?` passes the error on, and no scope on the way
+/// changes it. [`scope`](Self::scope) names the scope that is over: the outermost one if several are over.
 ///
 /// The error has the size of a pointer, and its clones share one allocation.
 ///
-/// `{}` is one line for people and clients: the cause, the label, the limit, how long the block took and how late it ended. The
-/// line names no source file. `{:#}` adds the place where the scope was opened, the place where the code was interrupted, and
-/// the [fields](crate::Timebox::field). `{:?}`, which a panic of `unwrap` shows, has a line for each scope around that place,
-/// and the sources.
+/// `{}` is one line for people and clients: the cause, the label, the limit, how long the block took and how late it
+/// ended. The line names no source file. `{:#}` adds the place where the scope was opened, the place where the code was
+/// interrupted, and the [fields](crate::Timebox::field). `{:?}`, which a panic of `unwrap` shows, has a line for each
+/// scope around that place, and the sources.
 ///
-/// With the feature `serde` the error is `Serialize`. It becomes a struct of the values that the methods here return, and of
-/// the text of `{}` as `message`. Places are written as `file:line:column`, and durations as serde writes them.
+/// With the feature `serde` the error is `Serialize`. It becomes a struct of the values that the methods here return,
+/// and of the text of `{}` as `message`. Places are written as `file:line:column`, and durations as serde writes them.
 ///
 /// # Examples
 ///
@@ -135,11 +135,11 @@ impl TimeoutError {
         self.named().location
     }
 
-    /// The checkpoint or call that raised the error. If the body was not started, or if the future was dropped: the place
-    /// where the scope was opened.
+    /// The checkpoint or call that raised the error. If the body was not started, or if the future was dropped: the
+    /// place where the scope was opened.
     ///
-    /// The place is never in the standard library. If an adapter of std made the call (`read_exact`, a function given to
-    /// `Option::map`), this is the place where the innermost scope was opened.
+    /// The place is never in the standard library. If an adapter of std made the call (`read_exact`, a function given
+    /// to `Option::map`), this is the place where the innermost scope was opened.
     pub fn interrupted_at(&self) -> &'static Location<'static> {
         self.0.interrupted_at
     }
@@ -158,8 +158,8 @@ impl TimeoutError {
 
     /// How long the scope had been open when the error was raised.
     ///
-    /// A scope that cannot outlast the scope around it is entered without a clock read. So the time of such a scope counts from
-    /// the last clock read of its thread before the entry.
+    /// A scope that cannot outlast the scope around it is entered without a clock read. So the time of such a scope
+    /// counts from the last clock read of its thread before the entry.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed
     }
@@ -174,14 +174,14 @@ impl TimeoutError {
         self.0.started
     }
 
-    /// `false` if a future was dropped in the middle of its work: discard any connection that the future used. `true` on every
-    /// other error.
+    /// `false` if a future was dropped in the middle of its work: discard any connection that the future used. `true`
+    /// on every other error.
     pub fn settled(&self) -> bool {
         self.0.settled
     }
 
-    /// The failure of the hook that should have interrupted the call. Because of the failure the call may have ended late.
-    /// `None` if the hook did not fail, or if there was no hook.
+    /// The failure of the hook that should have interrupted the call. Because of the failure the call may have ended
+    /// late. `None` if the hook did not fail, or if there was no hook.
     pub fn hook_failure(&self) -> Option<&HookFailure> {
         self.0.hook_failure.as_ref()
     }
@@ -209,8 +209,8 @@ fn opened_at(chain: &[ScopeInfo]) -> &'static Location<'static> {
     places.find(|place| !is_in_std(place)).unwrap_or(chain[0].location)
 }
 
-/// The kind is [`TimedOut`](io::ErrorKind::TimedOut) for a cancellation too. `Interrupted` would not do: std's `read_exact`,
-/// `write_all` and `io::copy` silently try again on it.
+/// The kind is [`TimedOut`](io::ErrorKind::TimedOut) for a cancellation too. `Interrupted` would not do: std's
+/// `read_exact`, `write_all` and `io::copy` silently try again on it.
 impl From<TimeoutError> for io::Error {
     fn from(error: TimeoutError) -> Self {
         io::Error::new(io::ErrorKind::TimedOut, error)

@@ -30,17 +30,17 @@ use crate::token::node::{HookOwner, Node};
 /// results are those of [`interruptible`](crate::interruptible()). The output of the future must be a `Result` (E0271
 /// if it is not).
 ///
-/// Without a grace the hook runs to its end, and then the future is dropped: the server is told to cancel, but its answer is not
-/// read.
+/// Without a grace the hook runs to its end, and then the future is dropped: the server is told to cancel, but its
+/// answer is not read.
 ///
-/// If the future is done while the hook is running, the result stays pending until the hook has run. No poll blocks for that,
-/// since the hook may use the executor that polls the future.
+/// If the future is done while the hook is running, the result stays pending until the hook has run. No poll blocks for
+/// that, since the hook may use the executor that polls the future.
 ///
 /// # Errors
 ///
-/// As [`interruptible`](crate::interruptible()). In a scope that is already over the future is not polled. Then the call fails
-/// if the body around it may clean up, and stays pending if the future around it is about to be dropped (see [the
-/// module](super)).
+/// As [`interruptible`](crate::interruptible()). In a scope that is already over the future is not polled. Then the
+/// call fails if the body around it may clean up, and stays pending if the future around it is about to be dropped (see
+/// [the module](super)).
 ///
 /// If the returned future is polled after its end, it stays pending.
 ///
@@ -135,8 +135,8 @@ struct Place {
 }
 
 impl Guard {
-    /// Registers the hook with the scope in which the future is polled now. `false` if that scope is over: then the caller
-    /// must fire the hook.
+    /// Registers the hook with the scope in which the future is polled now. `false` if that scope is over: then the
+    /// caller must fire the hook.
     fn follow(&mut self, thread: &Thread) -> bool {
         let place = self.place.as_ref().map(|place| &place.node);
         let moved = innermost(thread, |scope| {

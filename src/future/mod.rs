@@ -1,36 +1,37 @@
 //! Scopes of futures, on any executor.
 //!
 //! The scope of a future is entered when its first poll begins. It is open in every poll and in the drop, on whichever
-//! thread they run. So code in the future finds the scope through the free functions of the crate. No timer of a runtime is
-//! needed: the watchdog wakes the task, even while all threads of the executor are blocked.
+//! thread they run. So code in the future finds the scope through the free functions of the crate. No timer of a
+//! runtime is needed: the watchdog wakes the task, even while all threads of the executor are blocked.
 //!
-//! The first poll fixes the deadline of the scope. The scopes around it are determined anew in each poll: they are the scopes
-//! that are open where the future is polled. So one future can be polled under one short limit after another (`&mut future` is
-//! a future), and a future that moves to another task leaves its old surroundings. To bring a scope to another task use
-//! [`Handle::enter_future`](crate::Handle::enter_future).
+//! The first poll fixes the deadline of the scope. The scopes around it are determined anew in each poll: they are the
+//! scopes that are open where the future is polled. So one future can be polled under one short limit after another
+//! (`&mut future` is a future), and a future that moves to another task leaves its old surroundings. To bring a scope
+//! to another task use [`Handle::enter_future`](crate::Handle::enter_future).
 //!
 //! # When time runs out
 //!
-//! The future is polled first, then the deadline is checked: a value that is ready wins. After the deadline the hooks of the
-//! scope run; then the future is dropped, inside its scope, and the result is an error that is not
-//! [settled](crate::TimeoutError::settled). No poll blocks for a hook: while the hooks run the result is pending, and the
-//! future is not polled any more.
+//! The future is polled first, then the deadline is checked: a value that is ready wins. After the deadline the hooks
+//! of the scope run; then the future is dropped, inside its scope, and the result is an error that is not
+//! [settled](crate::TimeoutError::settled). No poll blocks for a hook: while the hooks run the result is pending, and
+//! the future is not polled any more.
 //!
 //! **Without a grace the scope ends the future, not the await.** An await of this crate ([`sleep`], [`wait`],
-//! [`interruptible`], the entry of a scope) stays pending, and is dropped where it stands. So an outer limit that has passed
-//! never makes a body run on after an await, and code that was written for another timer needs no change.
+//! [`interruptible`], the entry of a scope) stays pending, and is dropped where it stands. So an outer limit that has
+//! passed never makes a body run on after an await, and code that was written for another timer needs no change.
 //!
 //! **Within a [grace](crate::Timebox::grace) an await gives the error**, so that the body can clean up; the value that the
-//! body returns is the result. Every await that was pending gives the error. Of the awaits that begin later, one in each
-//! poll gives the error, and the others stay pending until the grace ends. So a loop that ignores errors occupies no thread, and
-//! does not outlive the grace. Cleanup that awaits belongs in a [`shield`]. A grace holds for every future that is polled in the
-//! scope or entered by its handles.
+//! body returns is the result. Every await that was pending gives the error. Of the awaits that begin later, one in
+//! each poll gives the error, and the others stay pending until the grace ends. So a loop that ignores errors occupies
+//! no thread, and does not outlive the grace. Cleanup that awaits belongs in a [`shield`]. A grace holds for every
+//! future that is polled in the scope or entered by its handles.
 //!
 //! In a block around a `block_on` an await gives the error too, since a block cannot drop the future.
 //!
-//! If an inner scope is over only because an outer scope is over, the outer future decides: it drops both futures, or its grace
-//! holds for both. So `&mut future` survives the limit under which it is polled. If a `block_on` inside the outer poll drives
-//! the inner future, the outer future cannot drop it: then the inner future waits 20 ms for the drop, and ends by itself.
+//! If an inner scope is over only because an outer scope is over, the outer future decides: it drops both futures, or
+//! its grace holds for both. So `&mut future` survives the limit under which it is polled. If a `block_on` inside the
+//! outer poll drives the inner future, the outer future cannot drop it: then the inner future waits 20 ms for the drop,
+//! and ends by itself.
 //!
 //! # One future, several limits
 //!
@@ -42,9 +43,10 @@
 //! | work that goes on while you look after it now and then: a heartbeat, a progress report | [`wait`]`(limit, &mut work)`, again and again |
 //! | work for which several callers wait: a shared load, a cache fill, coalesced requests | [`Handle::root`](crate::Handle::root) around the work, and in each caller a [`timeout`] around the waiting |
 //!
-//! A shared future (`futures::future::Shared`, a `OnceCell`, a coalescing cache) is polled by any of its callers, in the
-//! scopes of that caller. Without the root, the checkpoints, hooks, tokens and handles of the work would belong to the caller
-//! that polls it: a load that was begun by a caller with 30 ms left could fail for a caller with five seconds.
+//! A shared future (`futures::future::Shared`, a `OnceCell`, a coalescing cache) is polled by any of its callers, in
+//! the scopes of that caller. Without the root, the checkpoints, hooks, tokens and handles of the work would belong to
+//! the caller that polls it: a load that was begun by a caller with 30 ms left could fail for a caller with five
+//! seconds.
 //!
 //! # Examples
 //!
@@ -103,8 +105,8 @@ pub use wait::{Wait, wait};
 ///
 /// # Errors
 ///
-/// The errors of the future. A [`TimeoutError`] if the future was not polled because no time was left, or was dropped because
-/// it did not end in time.
+/// The errors of the future. A [`TimeoutError`] if the future was not polled because no time was left, or was dropped
+/// because it did not end in time.
 ///
 /// # Cancellation safety
 ///
@@ -134,8 +136,8 @@ where
     }
 }
 
-/// Runs a future under a limit, for an output that is no `Result`. For a `Result` use [`timeout`], which gives one `Result` and
-/// not two nested ones.
+/// Runs a future under a limit, for an output that is no `Result`. For a `Result` use [`timeout`], which gives one
+/// `Result` and not two nested ones.
 ///
 /// # Errors
 ///
@@ -320,8 +322,8 @@ impl Timebox {
 }
 
 impl Handle {
-    /// Runs a future, in any task, in a scope within the scopes of the handle. The scopes that are open where the future is
-    /// polled do not count inside it.
+    /// Runs a future, in any task, in a scope within the scopes of the handle. The scopes that are open where the
+    /// future is polled do not count inside it.
     ///
     /// # Errors
     ///

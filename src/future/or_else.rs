@@ -12,8 +12,8 @@ use crate::scope::SuspendedScope;
 use crate::scope::Timebox;
 
 impl Timebox {
-    /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else) does
-    /// for blocks.
+    /// Runs a future, and something cheaper if the future's own time runs out, as [`run_or_else`](Self::run_or_else)
+    /// does for blocks.
     ///
     /// The fallback runs after the scope has been left, in three cases:
     ///
@@ -22,7 +22,8 @@ impl Timebox {
     /// - The future returned an `Err`, and before that an error that names its scope was raised. The returned `Err` is
     ///   dropped.
     ///
-    /// Any other `Err`, the error of a scope around the future, and an `Ok` that is not [refused](Self::strict) pass through.
+    /// Any other `Err`, the error of a scope around the future, and an `Ok` that is not [refused](Self::strict) pass
+    /// through.
     ///
     /// # Errors
     ///

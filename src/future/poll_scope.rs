@@ -14,9 +14,9 @@ use crate::thread::Thread;
 ///
 /// It is for those who write such types. For a future use [`timeout`](super::timeout).
 ///
-/// The scope is entered when it is first polled or [entered](Self::enter). From then on its deadline stands, and every poll runs in
-/// the same scope, until the `PollScope` is dropped. The work is not kept in it: pass each poll of the work to
-/// [`poll`](Self::poll), and [enter](Self::enter) the scope to drop the work, if it is dropped before its end.
+/// The scope is entered when it is first polled or [entered](Self::enter). From then on its deadline stands, and every
+/// poll runs in the same scope, until the `PollScope` is dropped. The work is not kept in it: pass each poll of the
+/// work to [`poll`](Self::poll), and [enter](Self::enter) the scope to drop the work, if it is dropped before its end.
 ///
 /// # Examples
 ///

@@ -78,7 +78,8 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         self.poll_as::<true, T, E>(cx, done, leaving)
     }
 
-    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested scopes.
+    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested
+    // scopes.
     #[inline(always)]
     fn poll_as<const TRACED: bool, T, E>(
         self: Pin<&mut Self>,
@@ -173,7 +174,8 @@ where
     D: Fn(F::Output) -> Result<T, E>,
     E: From<TimeoutError>,
 {
-    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested scopes.
+    // Always inlined: otherwise a build without optimisations would need one more stack frame for each level of nested
+    // scopes.
     #[inline(always)]
     pub(super) fn run<const TRACED: bool>(&mut self, polled: &mut SuspendedScope) {
         let thread = Thread::current();

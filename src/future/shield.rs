@@ -22,16 +22,17 @@ use crate::watchdog;
 /// Polls cleanup that a scope around it must not cut short. The protection lasts for `max`, but never longer than a
 /// day.
 ///
-/// This is [`shield`](crate::shield()) for futures: inside, only the limit of the shield and the scopes that are opened inside
-/// count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its future. `max`
-/// counts from the first poll. A shield that begins after the end of a scope delays the drop only until `max` after the
-/// end of that scope: so the future is dropped, however many shields follow each other.
+/// This is [`shield`](crate::shield()) for futures: inside, only the limit of the shield and the scopes that are opened
+/// inside count. While the shield is pending, an expired scope around it polls on, up to `max`, instead of dropping its
+/// future. `max` counts from the first poll. A shield that begins after the end of a scope delays the drop only until
+/// `max` after the end of that scope: so the future is dropped, however many shields follow each other.
 ///
 /// If a shield is polled after its end, it stays pending.
 ///
 /// # Cancellation safety
 ///
-/// The same as that of the future. A shield protects its future only from the scopes of this crate, not from any other drop.
+/// The same as that of the future. A shield protects its future only from the scopes of this crate, not from any other
+/// drop.
 ///
 /// # Examples
 ///

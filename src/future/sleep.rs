@@ -19,10 +19,10 @@ use crate::time::{clock, nanos};
 ///
 /// # Errors
 ///
-/// A [`TimeoutError`] once the scope is over, if the body may clean up: within a [grace](crate::Timebox::grace), and in a
-/// block around a `block_on`. Without a grace the sleep stays pending, and is dropped with the future around it: see
-/// [the module](super). Of the sleeps that begin within a grace, one in each poll gives the error, at once; the others stay
-/// pending.
+/// A [`TimeoutError`] once the scope is over, if the body may clean up: within a [grace](crate::Timebox::grace), and in
+/// a block around a `block_on`. Without a grace the sleep stays pending, and is dropped with the future around it: see
+/// [the module](super). Of the sleeps that begin within a grace, one in each poll gives the error, at once; the others
+/// stay pending.
 ///
 /// If a sleep is polled after its end, it is ready again.
 ///

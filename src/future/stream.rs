@@ -90,8 +90,8 @@ impl Timebox {
 /// A stream with limits: of [`StreamExt::timebox`], [`StreamExt::timebox_idle`] and [`Timebox::run_stream`].
 ///
 /// One scope is open in every poll of the stream, and in its drop. It is entered at the first poll. An item is
-/// `Result<Item, TimeoutError>`. Once the scope is over, the stream is dropped, inside its scope; the error is the last item.
-/// An item that is ready when the time runs out is still given. No item begins after that.
+/// `Result<Item, TimeoutError>`. Once the scope is over, the stream is dropped, inside its scope; the error is the last
+/// item. An item that is ready when the time runs out is still given. No item begins after that.
 ///
 /// With a [grace](Timebox::grace) the stream goes on until the grace ends.
 ///

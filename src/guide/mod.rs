@@ -40,7 +40,8 @@
     allow(rustdoc::broken_intra_doc_links)
 )]
 
-/// A page. If its tests need features that are off, the doctests leave the page out. The documentation always has the page.
+/// A page. If its tests need features that are off, the doctests leave the page out. The documentation always has the
+/// page.
 macro_rules! page {
     ($name:ident, $text:literal $(, $needs:meta)?) => {
         $(#[cfg(any(not(doctest), $needs))])?

@@ -45,8 +45,8 @@ impl Control {
     pub fn with_bound(options: &Opts, bound: Duration) -> Result<Arc<Self>, AnyError> {
         let options = options.clone();
         let connect = move |left: Duration| {
-            // The client waits at most twice: for the connection, and for the handshake. So each wait gets half of the
-            // time.
+            // This bounds each wait of the client, not all of its waits together. If the server is silent from the
+            // start, the client waits at most twice: for the connection, and for the first packet.
             let wait = Some(left / 2);
             let options = OptsBuilder::from_opts(options.clone()).tcp_connect_timeout(wait);
             let connection = Conn::new(options.read_timeout(wait).write_timeout(wait))?;

@@ -164,7 +164,7 @@ impl Seen {
         intervals.min().map_or(NEVER, |interval| now + interval)
     }
 
-    /// Called when the thread has ended: reports that its scopes have ended.
+    /// Called when the thread has ended. Of its scopes that were reported, reports the end.
     pub(super) fn end_all(&mut self, slot: usize, now: u64) {
         self.forget_polls(slot);
         self.reported.retain(|reported| {

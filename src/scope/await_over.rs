@@ -39,7 +39,8 @@ pub(crate) enum AwaitAction {
     /// The await goes on: no scope around it is over.
     GoOn,
     Fail,
-    /// The await stays pending until this time, and may give the error then.
+    /// The await does not give the error yet. It is polled again at `until`, and may give the error then. If what it
+    /// waits for comes earlier, it gives that.
     Stay {
         until: u64,
     },

@@ -109,7 +109,7 @@ impl ScopeSpec {
         Self { asked, entered, location, kind, cause: Cause::Deadline, unmeasured: false }
     }
 
-    /// Whether [`lasting`](Self::lasting) makes this specification, for the scope of a future.
+    /// Whether this specification is as [`lasting`](Self::lasting) makes it for a [`Kind::Future`].
     pub(crate) fn is_plain_future(&self) -> bool {
         self.kind == Kind::Future && self.cause == Cause::Deadline && !self.unmeasured
     }

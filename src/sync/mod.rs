@@ -4,11 +4,12 @@
 //! Under `cfg(timebox_loom)` the same names are loom's types, so that loom's models run the production code. The cfg is
 //! our own, because `cfg(loom)` would switch our dependencies to loom too.
 //!
-//! **Which lock.** The locks are std's: each is a futex of its own, and no two locks share anything. `parking_lot`
-//! keeps its parked threads in one table for the process, and a bucket of that table may be locked at the moment of a
-//! fork. So only [`alarm`] uses `parking_lot`, on systems without a futex. The lock of an object that a forked child
-//! may use is a [`ForkMutex`]. State of the whole process is in a [`PerProcess`](fork::PerProcess). A value that is
-//! made one time is in a [`SetOnce`], which never blocks. (A `OnceLock` may block.)
+//! **Which lock.** The locks are std's: no two of them share anything (on Linux each is a futex of its own).
+//! `parking_lot` keeps its parked threads in one table for the process, and a bucket of that table may be locked at the
+//! moment of a fork. So only [`alarm`] uses `parking_lot`, on systems without a futex. The lock of an object that a
+//! forked child may use is a [`ForkMutex`]. State of the whole process is in a [`PerProcess`](fork::PerProcess). A
+//! value that several threads may make, but only one time, is in a [`SetOnce`], which never blocks. (A `OnceLock` may
+//! block.)
 
 mod abort;
 pub(crate) mod alarm;

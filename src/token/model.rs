@@ -270,8 +270,8 @@ fn move_beneath_each_other() {
     assert!(!go_round, "each is beneath the other");
 }
 
-/// A future loses its parent (`set_parent(None)`) while the parent's scope closes. The future stays without a parent: the close
-/// does not move it to the root.
+/// A future loses its parent (`set_parent(None)`) while the parent's scope closes. The future stays without a parent:
+/// the close does not move it to the root.
 fn move_while_the_scope_closes() {
     let root = node(None, NEVER);
     let scope = node(Some(&root), NEVER);

@@ -29,9 +29,9 @@
 //!
 //! # Deadlock safety
 //!
-//! A thread holds the lock of at most one node. Under that lock the thread takes only the locks of timers (`watchdog/`) and of
-//! callbacks. It runs no foreign code under that lock: hooks and wakers are called, cloned and dropped without the lock. A
-//! thread that moves a node takes the lock of all moves first.
+//! A thread holds the lock of at most one node. Under that lock the thread takes only the locks of timers (`watchdog/`)
+//! and of callbacks. It runs no foreign code under that lock: hooks and wakers are called, cloned and dropped without
+//! the lock. A thread that moves a node takes the lock of all moves first.
 
 mod ancestry;
 mod data;

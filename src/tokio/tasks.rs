@@ -10,9 +10,9 @@ use crate::time::Limit;
 /// Spawns a task that runs within the scope of the caller, as [`Handle::enter_future`](crate::Handle::enter_future)
 /// does.
 ///
-/// Once the scope is over, so is the task: it is dropped at its next `await`, and the handle gives the [`TimeoutError`] as the
-/// task's own error. The [grace](crate::Timebox::grace) of the scope holds for the task too. Outside every scope this is
-/// `tokio::spawn`.
+/// Once the scope is over, so is the task: it is dropped at its next `await`, and the handle gives the [`TimeoutError`]
+/// as the task's own error. The [grace](crate::Timebox::grace) of the scope holds for the task too. Outside every scope
+/// this is `tokio::spawn`.
 ///
 /// The type is that of `tokio::spawn` for a future that returns a `Result`, so the code around `spawn(..).await??` need
 /// not change. The error type must be `From<TimeoutError>`. For another output use [`spawn_value`]; for a task that
@@ -20,8 +20,8 @@ use crate::time::Limit;
 ///
 /// # Errors
 ///
-/// The handle gives the errors of the future, and a [`TimeoutError`] if the future was not polled, or was dropped because it did
-/// not end in time.
+/// The handle gives the errors of the future, and a [`TimeoutError`] if the future was not polled, or was dropped
+/// because it did not end in time.
 ///
 /// # Panics
 ///

@@ -155,8 +155,8 @@ impl Watchdog {
     /// Records that the time `now` has been reached. A check that finds an expiry by the clock calls this, so that all
     /// other checks also see the expiry.
     pub(crate) fn reach(&self, now: u64) {
-        // The time of a mock clock must not end scopes under other clocks. Checks under a mock clock read the clock each time,
-        // so they need no record.
+        // The time of a mock clock must not end scopes under other clocks. Checks under a mock clock read the clock
+        // each time, so they need no record.
         #[cfg(feature = "testing")]
         if !TestEnv::current().has_real_clock() {
             return;

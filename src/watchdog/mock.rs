@@ -1,5 +1,5 @@
-//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock makes the watchdog fire the due
-//! timers, and waits until the work that they set off is done.
+//! Timers on the mock clocks of tests (feature `testing`). The thread that moves a clock makes the watchdog fire the
+//! due timers, and waits until the work that they set off is done.
 //!
 //! Invariants:
 //! 1. A clock moves with the lock of `clocks.rs` held, and a timer is put in with the same lock held. So either the thread that

@@ -1,8 +1,8 @@
 //! One thread that notices deadlines.
 //!
-//! `README.md` beside this file has the protocol (arm, disarm, fire, sleep, end, fork) and the proof that no expiry is lost;
-//! `model.rs` runs this code under loom. The watchdog knows slots, timers and wakers. It knows neither tokens nor scopes: when
-//! a timer is due, the watchdog wakes the timer's waker, and does nothing else.
+//! `README.md` beside this file has the protocol (arm, disarm, fire, sleep, end, fork) and the proof that no expiry is
+//! lost; `model.rs` runs this code under loom. The watchdog knows slots, timers and wakers. It knows neither tokens nor
+//! scopes: when a timer is due, the watchdog wakes the timer's waker, and does nothing else.
 
 mod arm;
 mod deputy;

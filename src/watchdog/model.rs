@@ -1,5 +1,5 @@
-//! Loom models of the watchdog's protocol. They run the code of this module itself, with its threads, idle end and restart.
-//! Time stands still until a model moves it to the end of the watchdog's sleep.
+//! Loom models of the watchdog's protocol. They run the code of this module itself, with its threads, idle end and
+//! restart. Time stands still until a model moves it to the end of the watchdog's sleep.
 //!
 //! The models of arms and timers assert: once an arm has returned, the watchdog does not sleep past the armed deadline,
 //! and notices the deadline. For most promises of the protocol a mutant breaks the promise, and a model then fails.

@@ -179,8 +179,8 @@ impl Watchdog {
         let fenced = mutant!(NoDogFence) || (heavy && os::heavy_barrier());
         if !fenced {
             if heavy {
-                // The barrier worked at registration, so the program has forbidden the system call since then. From now on each
-                // arm needs a fence of its own.
+                // The barrier worked at registration, so the program has forbidden the system call since then. From now
+                // on each arm needs a fence of its own.
                 self.settings().set(Settings::ASYMMETRIC, false);
             }
             // SeqCst: pairs with the fence in `light_fence`.

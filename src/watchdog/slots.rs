@@ -56,8 +56,8 @@ impl Slot {
         self.0.0.deadline.load(Ordering::Relaxed)
     }
 
-    /// Sets the deadline that the watchdog must notice for the thread; `NEVER` for none. Only the thread that has the slot
-    /// calls this.
+    /// Sets the deadline that the watchdog must notice for the thread; `NEVER` for none. Only the thread that has the
+    /// slot calls this.
     #[inline]
     pub(crate) fn set(&self, deadline: u64) {
         // Relaxed: the fence of `Watchdog::arm` follows.

@@ -1,9 +1,9 @@
 //! The timers of nodes and futures: each thread has timers of its own, and the watchdog fires the due timers.
 //!
-//! Most timers are short-lived: they are armed, and taken back before they are due. So a timer is put into a *record* and
-//! listed in the thread's *nursery*, by plain stores. When the nursery is full, the timers that are left in it move to a heap,
-//! under a lock. A timer in the heap that is taken back leaves a stale entry there. The entry goes when it is due, or when there
-//! are too many stale entries.
+//! Most timers are short-lived: they are armed, and taken back before they are due. So a timer is put into a *record*
+//! and listed in the thread's *nursery*, by plain stores. When the nursery is full, the timers that are left in it move
+//! to a heap, under a lock. A timer in the heap that is taken back leaves a stale entry there. The entry goes when it
+//! is due, or when there are too many stale entries.
 //!
 //! Invariants:
 //! 1. Only the thread that owns these timers arms them. Only that thread changes which records are free, which are listed, and
@@ -136,7 +136,8 @@ impl Timers {
             listed = 0;
         }
         group.set_listed(at, true);
-        // Release, twice: pairs with the Acquires in `in_nursery`. So a look that reads the index sees what the record holds.
+        // Release, twice: pairs with the Acquires in `in_nursery`. So a look that reads the index sees what the record
+        // holds.
         self.nursery[listed as usize].store(group.index(at), Ordering::Release);
         self.listed.store(listed + 1, Ordering::Release);
     }
@@ -263,8 +264,8 @@ impl Timers {
         self.is_in_look.store(false, Ordering::Relaxed);
     }
 
-    /// Takes the wakers of a batch of due timers: at most [`MOST_DUE`]. Appends them to `due`, sorted by deadline. Returns
-    /// `true` if no due timer is left; `false` if there may be more.
+    /// Takes the wakers of a batch of due timers: at most [`MOST_DUE`]. Appends them to `due`, sorted by deadline.
+    /// Returns `true` if no due timer is left; `false` if there may be more.
     pub(crate) fn take_due(&self, now: u64, due: &mut Vec<Due>) -> bool {
         let mut take = |index: u32, ticket: Ticket| {
             let (group, at) = self.records.find(index);

@@ -1,5 +1,5 @@
-//! Awaits that stay pending in a scope that is over, however it ends: held up by a shield, left behind by a poll that blocks,
-//! or asked again and again.
+//! Awaits that stay pending in a scope that is over, however it ends: held up by a shield, left behind by a poll that
+//! blocks, or asked again and again.
 
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};

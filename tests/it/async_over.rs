@@ -248,7 +248,8 @@ async fn shields_that_follow_each_other_end_with_the_longest() {
         });
         let error = error.await.unwrap_err();
         assert!(!error.settled());
-        // On a busy machine it may not have been polled from before its end until that of the shield that was open then.
+        // On a busy machine it may not have been polled from before its end until that of the shield that was open
+        // then.
         (error.overshoot() >= limit * 2).then_some(())
     })
     .await;

@@ -1,5 +1,5 @@
-//! Random async programs, of all that this crate can be awaited for. Each ends when its time is up, whatever it ignores,
-//! and none holds the thread that polls it.
+//! Random async programs, of all that this crate can be awaited for. Each ends when its time is up, whatever it
+//! ignores, and none holds the thread that polls it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -172,8 +172,8 @@ fn run(steps: &[Step]) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
     })
 }
 
-/// The longest that something regular was late: of the runtime, and of a thread that has nothing to do with it, which tells
-/// how busy the machine is.
+/// The longest that something regular was late: of the runtime, and of a thread that has nothing to do with it, which
+/// tells how busy the machine is.
 #[derive(Default)]
 struct Lateness(AtomicU64);
 

@@ -55,7 +55,8 @@ fn a_run_of_a_cloned_timebox_tells_nothing_to_the_next() {
     assert!(fallback.is_ok(), "{fallback:?}");
 }
 
-/// What comes of a future in a `block_on`, in a block with this limit and grace: it needs several polls to end by itself.
+/// What comes of a future in a `block_on`, in a block with this limit and grace: it needs several polls to end by
+/// itself.
 fn blocked_on_with(limit: Duration, grace: Duration) -> Result<&'static str, TimeoutError> {
     let ends_by_itself = async {
         token().cancelled().await;

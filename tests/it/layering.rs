@@ -185,8 +185,8 @@ fn leaves(tree: &str) -> Vec<String> {
     split.flat_map(leaves).map(|leaf| format!("{stem}{}", leaf.trim())).collect()
 }
 
-/// The modules that the code of a module names, by `super`, `self`, `crate`, or from itself in a `use`. Also those of modules
-/// that stand in braces within it.
+/// The modules that the code of a module names, by `super`, `self`, `crate`, or from itself in a `use`. Also those of
+/// modules that stand in braces within it.
 fn named(own: &Module, code: &str) -> Vec<Module> {
     let mut found = Vec::new();
     let mut within: Vec<(i32, String)> = Vec::new();

@@ -125,8 +125,8 @@ pub(crate) fn let_the_watchdog_pass() {
     }
 }
 
-/// Holds the watchdog in a hook until it is dropped, and each thread that takes over in another: what is due meanwhile stays
-/// on its way, for some tenths of a second at least.
+/// Holds the watchdog in a hook until it is dropped, and each thread that takes over in another: what is due meanwhile
+/// stays on its way, for some tenths of a second at least.
 pub(crate) struct HeldWatchdog {
     release: Sender<()>,
     begins: Receiver<()>,
@@ -164,7 +164,8 @@ impl HeldWatchdog {
     }
 }
 
-/// How often a test does the same again: miri, which is a thousand times slower, finds in few rounds what it finds at all.
+/// How often a test does the same again: miri, which is a thousand times slower, finds in few rounds what it finds at
+/// all.
 pub(crate) const fn rounds(many: u32) -> u32 {
     if cfg!(miri) { many.div_ceil(50) } else { many }
 }

@@ -1,8 +1,8 @@
 //! Random programs of scopes, run twice: by the crate under a mock clock, and by a plain model of its rules.
 //!
-//! `program.rs` says what a program is; `rules.rs` is the model, and `rules/running.rs` runs a program with it; `stage.rs`
-//! runs it with the crate. The two write down what happens; where the traces differ, a small program for which they do is
-//! printed, with both.
+//! `program.rs` says what a program is; `rules.rs` is the model, and `rules/running.rs` runs a program with it;
+//! `stage.rs` runs it with the crate. The two write down what happens; where the traces differ, a small program for
+//! which they do is printed, with both.
 //!
 //! The model takes one thing from the crate: at which times that was polled. Where it was not, but by the rules had
 //! something to do, the traces differ.

@@ -42,7 +42,8 @@ pub(crate) enum Op {
     AskToken(usize),
     CheckToken(usize),
     AskQuota(usize),
-    /// In a block that is in no future: polls a future, and lets time go by in between. When the ticks are used up it is dropped.
+    /// In a block that is in no future: polls a future, and lets time go by in between. When the ticks are used up it
+    /// is dropped.
     Drive(Body, Vec<Tick>),
     /// In a future: awaits something foreign, which is there after so many ticks.
     Wait(usize),

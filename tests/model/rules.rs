@@ -1,5 +1,5 @@
-//! The rules, as plainly as they can be said: one clock, a list of all scopes that there ever were, and a stack of those
-//! that are open. Nothing is cached, nothing is told: who wants to know whether a scope is over looks it up.
+//! The rules, as plainly as they can be said: one clock, a list of all scopes that there ever were, and a stack of
+//! those that are open. Nothing is cached, nothing is told: who wants to know whether a scope is over looks it up.
 
 mod awaiting;
 mod entering;
@@ -171,8 +171,8 @@ impl Model {
         self.visible(inside).map(|id| self.nodes[id].deadline).min().unwrap_or(NEVER)
     }
 
-    /// How a node itself came to its end, if it did. Rule 3: of its causes the earlier in time. Rule 6: with time this can
-    /// only go from no to yes.
+    /// How a node itself came to its end, if it did. Rule 3: of its causes the earlier in time. Rule 6: with time this
+    /// can only go from no to yes.
     fn end(&self, id: Id) -> Option<End> {
         let node = &self.nodes[id];
         let passed = Some(End { at: node.deadline, turn: 0, cause: node.cause, of: id });
@@ -184,8 +184,8 @@ impl Model {
         passed.into_iter().chain(cancelled).chain(tokens).min_by_key(|end| end.at)
     }
 
-    /// By what a token is over, which does not change: the earliest of all ends around it. Of those at once the expiries
-    /// before the cancels, and of expiries the outermost.
+    /// By what a token is over, which does not change: the earliest of all ends around it. Of those at once the
+    /// expiries before the cancels, and of expiries the outermost.
     fn verdict(&self, id: Id) -> Option<End> {
         let ends: Vec<End> = self.visible(Some(id)).filter_map(|id| self.end(id)).collect();
         ends.into_iter().rev().min_by_key(|end| (end.at, end.turn))

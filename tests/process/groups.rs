@@ -62,7 +62,8 @@ fn as_nobody<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     const NOBODY: libc::c_long = 65534;
     std::thread::scope(|threads| {
         let as_nobody = threads.spawn(|| {
-            // SAFETY: numbers; without the library's help it is this thread's user that changes, and the thread ends soon.
+            // SAFETY: numbers; without the library's help it is this thread's user that changes, and the thread ends
+            // soon.
             assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, 0) }, 0);
             f()
         });

@@ -1,5 +1,5 @@
-//! What depends on the program that runs a command: its terminal, its end, how it waits for children. Each such program is
-//! this one, started for one of the tests that are ignored here.
+//! What depends on the program that runs a command: its terminal, its end, how it waits for children. Each such program
+//! is this one, started for one of the tests that are ignored here.
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -90,7 +90,8 @@ fn a_command_may_end_with_its_program() {
     for (choice, ends, both) in
         [("own", true, true), ("session", true, true), ("foreground", true, false), ("none", false, false)]
     {
-        // Ctrl-C is SIGINT for the program; nothing tells of SIGKILL. It may be killed as soon as the command has begun.
+        // Ctrl-C is SIGINT for the program; nothing tells of SIGKILL. It may be killed as soon as the command has
+        // begun.
         for signal in [libc::SIGKILL, libc::SIGINT] {
             let file = folder.path().join(format!("{choice}{signal}"));
             let mut program = program("programs::that_dies");

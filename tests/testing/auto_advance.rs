@@ -89,7 +89,8 @@ fn under_block_on_a_future_may_be_woken_from_outside() {
     });
 }
 
-/// Starts threads under the clock, each with its number from 1, calls `meanwhile` when all are there, and waits for them.
+/// Starts threads under the clock, each with its number from 1, calls `meanwhile` when all are there, and waits for
+/// them.
 fn with_threads(
     clock: &MockClock,
     count: u32,

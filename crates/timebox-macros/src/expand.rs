@@ -126,7 +126,8 @@ impl<'a> Expansion<'a> {
     }
 
     /// If the body is only `Box::pin(future)`, returns the path `Box::pin` and the future, so that the future is boxed
-    /// only once. Otherwise returns `None`. The crate `async-trait` writes such bodies.
+    /// only once. Otherwise returns `None`. The crate `async-trait` writes such bodies. A macro does not know what a
+    /// path means, so any path that ends in `pin` counts.
     fn boxed_by_body(&self) -> Option<(TokenStream, TokenStream)> {
         let mut tokens: Vec<TokenTree> = self.body.stream().into_iter().collect();
         let Some(TokenTree::Group(future)) = tokens.pop() else { return None };

@@ -159,7 +159,8 @@ impl<Req, A> TimeoutLayer<Req, A> {
     /// without the query, the peer, and `x-request-id`. (The peer needs the feature `axum`, and axum's `ConnectInfo`.)
     /// No other header is shown. [`timebox_with`](Self::timebox_with) adds other fields.
     ///
-    /// Reports go where the [policy](timebox::report::Policy) says. With the limit `Limit::NONE` the layer only reports:
+    /// Reports go where the [policy](timebox::report::Policy) says. With the limit `Limit::NONE` the layer only
+    /// reports:
     ///
     /// ```
     /// use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Time limits for tower services: one budget for a request, its handler and its streamed body, and a deadline that travels.
+//! Time limits for tower services: one budget for a request, its handler and its streamed body, and a deadline that
+//! travels.
 //!
 //! | layer | does |
 //! |---|---|
@@ -6,9 +7,10 @@
 //! | [`DeadlineLayer`] | makes outgoing calls carry the time that is left |
 //! | [`ProfileLayer`] | profiles the requests that ask for it (feature `profile`) |
 //!
-//! [`TimeoutBody`] limits a body by itself: the whole, and the silence between two frames. [`Propagation`] reads the deadline of a
-//! request. Scopes, errors, reports and the words for them are those of the crate [`timebox`]. Its guide has a page on
-//! [requests](https://docs.rs/timebox/latest/timebox/guide/requests/) and one on [deadlines](https://docs.rs/timebox/latest/timebox/guide/deadlines/).
+//! [`TimeoutBody`] limits a body by itself: the whole, and the silence between two frames. [`Propagation`] reads the
+//! deadline of a request. Scopes, errors, reports and the words for them are those of the crate [`timebox`]. Its guide
+//! has a page on [requests](https://docs.rs/timebox/latest/timebox/guide/requests/) and one on
+//! [deadlines](https://docs.rs/timebox/latest/timebox/guide/deadlines/).
 //!
 //! ```
 //! use std::time::Duration;

@@ -10,7 +10,8 @@ use crate::scope::RequestScope;
 
 /// A request, as the layer sees it.
 ///
-/// HTTP requests are `Call`s, and so are plain values such as `String`. For a request type of your own an empty `impl` will do.
+/// HTTP requests are `Call`s, and so are plain values such as `String`. For a request type of your own an empty `impl`
+/// will do.
 ///
 /// # Examples
 ///

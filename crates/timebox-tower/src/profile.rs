@@ -20,7 +20,8 @@ pub use service::ProfileService;
 use access::Access;
 use rate::Rate;
 
-/// Profiles the requests that carry a token, and no others: add a parameter to the URL, and get a picture of that one request.
+/// Profiles the requests that carry a token, and no others: add a parameter to the URL, and get a picture of that one
+/// request.
 ///
 /// The token comes as the query parameter `__profile`, or in the header `x-profile`. Keep it secret. **Who knows the
 /// token may see the names of your functions**, and may make the server work. A request without the right token is

@@ -61,8 +61,8 @@ pub struct Propagation {
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 impl Propagation {
-    /// The header `grpc-timeout` of [gRPC over HTTP/2][protocol]: one to eight digits, and a unit, which is one of `H`, `M`,
-    /// `S` (hours, minutes, seconds) and `m`, `u`, `n` (milliseconds, microseconds, nanoseconds).
+    /// The header `grpc-timeout` of [gRPC over HTTP/2][protocol]: one to eight digits, and a unit, which is one of `H`,
+    /// `M`, `S` (hours, minutes, seconds) and `m`, `u`, `n` (milliseconds, microseconds, nanoseconds).
     ///
     /// The protocol allows no zero, but clients send one when no time is left, so a zero is read.
     ///
@@ -81,8 +81,8 @@ impl Propagation {
         Self { header: GRPC_TIMEOUT.clone(), format: Format::Grpc }
     }
 
-    /// A header of this name. Its value is a whole number of milliseconds, in digits, as in Connect's `connect-timeout-ms` and
-    /// Envoy's `x-envoy-expected-rq-timeout-ms`.
+    /// A header of this name. Its value is a whole number of milliseconds, in digits, as in Connect's
+    /// `connect-timeout-ms` and Envoy's `x-envoy-expected-rq-timeout-ms`.
     ///
     /// At most ten digits are written, as Connect asks for, which is 115 days. Up to 19 digits are read.
     ///
@@ -122,8 +122,8 @@ impl Propagation {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if the header is not in its format, or is sent more than once. Nothing is allocated for the value, however
-    /// long it is.
+    /// [`Malformed`] if the header is not in its format, or is sent more than once. Nothing is allocated for the value,
+    /// however long it is.
     pub fn deadline_of(&self, headers: &HeaderMap) -> Result<Option<Limit>, Malformed> {
         Ok(self.remaining_of(headers)?.map(Limit::from))
     }

@@ -8,7 +8,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 use timebox::TimeoutError;
 
-/// `503 Service Unavailable`, with the header `Retry-After`, in whole seconds, rounded up: this server has too much to do.
+/// `503 Service Unavailable`, with the header `Retry-After`, in whole seconds, rounded up: this server has too much to
+/// do.
 ///
 /// # Examples
 ///

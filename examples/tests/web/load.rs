@@ -27,8 +27,8 @@ const BUTTONS: [&str; 10] = [
     "/offenders",
 ];
 
-/// Two clients for each processor press all buttons at random for `TIMEBOX_DEMO_SECONDS`, 30 unless set. One press in twenty goes
-/// away in the middle.
+/// Two clients for each processor press all buttons at random for `TIMEBOX_DEMO_SECONDS`, 30 unless set. One press in
+/// twenty goes away in the middle.
 ///
 /// `cargo test --release -p examples --features web --test web under_load -- --ignored --nocapture`
 #[test]

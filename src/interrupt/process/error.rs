@@ -54,7 +54,7 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// The scope's error, if the command was stopped because the scope was over.
+    /// The scope's error, if the command was stopped, or not started, because the scope was over.
     pub fn timeout(&self) -> Option<&TimeoutError> {
         match self {
             Self::Stopped(stopped) => Some(&stopped.timeout),

@@ -48,28 +48,31 @@ impl Scope {
         if !is_watched() {
             return false;
         }
-        let is_plain = self.extras.is_null() && self.kind == Kind::Block;
-        if is_plain && self.outer.is_null() {
+        let is_polled = self.kind.is_polled();
+        if is_polled {
+            self.poll = MaybeUninit::new(thread.next_poll());
+        }
+        let has_extras = !self.extras.is_null();
+        if matches!(self.kind, Kind::Block | Kind::Future) && !has_extras && self.outer.is_null() {
             // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline `effective`, which is
             // `entered + asked`, because there is no scope around.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
-            thread.arm_with_look(effective, look);
-        } else {
-            if effective != self.outer_deadline {
-                thread.arm(effective);
+            if !is_polled || look > watchdog::global().reached() {
+                thread.arm_with_look(effective, look);
+                return true;
             }
-            if !is_plain || self.is_outermost() {
-                self.arm_look(thread);
-            }
+        }
+        if effective != self.outer_deadline {
+            thread.arm(effective);
+        }
+        if self.kind != Kind::Block || has_extras || self.is_outermost() {
+            self.arm_look(thread);
         }
         true
     }
 
     #[inline(never)]
     fn arm_look(&mut self, thread: &Thread) {
-        if self.kind.is_polled() {
-            self.poll = MaybeUninit::new(thread.next_poll());
-        }
         let warn_after = self.warn_after();
         if warn_after == NO_WARNING && !self.is_outermost() {
             return;

@@ -15,8 +15,8 @@ use crate::watchdog::Timer;
 
 /// A hook that is registered with one call or one scope.
 ///
-/// A future carries its hook from scope to scope. It makes an entry for each scope ([`again`](Self::again)), and retires the
-/// entry of the scope that it leaves.
+/// A future carries its hook from scope to scope. It makes an entry for each scope ([`again`](Self::again)), and
+/// retires the entry of the scope that it leaves.
 pub(crate) struct Entry {
     callback: Arc<Callback>,
     policy: Policy,

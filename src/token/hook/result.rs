@@ -5,14 +5,15 @@ use std::fmt::Debug;
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
-/// The result of a [`Hook`](crate::Hook)'s closure. An `Err` says that the hook has failed; any other result is ignored.
+/// The result of a [`Hook`](crate::Hook)'s closure. An `Err` says that the hook has failed; any other result is
+/// ignored.
 ///
 /// The error is kept: see [`HookFailure`](crate::HookFailure). If the hook fires more than once, the pauses get longer
 /// while it fails.
 ///
-/// The types of std that a closure is likely to return implement this trait. If your closure returns another type, end it with
-/// a semicolon, or return a `Result`. Other crates cannot implement this trait: it is implemented for `!`, which has no name
-/// yet.
+/// The types of std that a closure is likely to return implement this trait. If your closure returns another type, end
+/// it with a semicolon, or return a `Result`. Other crates cannot implement this trait: it is implemented for `!`,
+/// which has no name yet.
 ///
 /// # Examples
 ///

@@ -66,8 +66,8 @@ pub(super) struct State {
     pub(super) more: Option<Box<ScopeState>>,
 }
 
-/// The state that the node of a scope needs. The node of a token needs it once a task waits for the token, or once the token
-/// has ended by itself.
+/// The state that the node of a scope needs. The node of a token needs it once a task waits for the token, or once the
+/// token has ended by itself.
 #[derive(Default)]
 pub(super) struct ScopeState {
     /// How the node itself has ended: by a cancel, a link or its deadline. `None` if it is not over, or is over only
@@ -243,7 +243,8 @@ impl Node {
     /// Whether the node is over. An end that has not propagated to this node yet does not count.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
-        // Acquire: pairs with the Release in `set_over`. So a thread that finds the flag set sees the end that led to it.
+        // Acquire: pairs with the Release in `set_over`. So a thread that finds the flag set sees the end that led to
+        // it.
         self.over.load(Ordering::Acquire) || self.is_lazy_parent_over()
     }
 

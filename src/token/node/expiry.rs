@@ -50,8 +50,8 @@ impl Node {
         }
     }
 
-    /// Whether the node is over at `now`. If a deadline has passed and the watchdog is late, this propagates the expiry in
-    /// place of the watchdog.
+    /// Whether the node is over at `now`. If a deadline has passed and the watchdog is late, this propagates the expiry
+    /// in place of the watchdog.
     pub(crate) fn expire(self: &Arc<Self>, now: u64) -> bool {
         self.is_over() || (self.may_have_expired(now) && self.propagate_expiry(now))
     }
@@ -104,7 +104,8 @@ impl Node {
         }
     }
 
-    /// Ends the node now as if its deadline had passed, because a test asks for it. The hooks have run when this returns.
+    /// Ends the node now as if its deadline had passed, because a test asks for it. The hooks have run when this
+    /// returns.
     #[cfg(feature = "testing")]
     pub(crate) fn expire_early(self: &Arc<Self>) {
         struct Early(Arc<Node>);

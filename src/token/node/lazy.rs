@@ -8,8 +8,8 @@ use super::propagation::ParentEnd;
 use crate::sync::{Ordering, mutant};
 
 impl Node {
-    /// Makes sure that the parent's end propagates to a lazy node. If the parent is over already, its end has reached the node
-    /// when this returns. Called before a task, a hook or a child waits for the node.
+    /// Makes sure that the parent's end propagates to a lazy node. If the parent is over already, its end has reached
+    /// the node when this returns. Called before a task, a hook or a child waits for the node.
     #[inline]
     pub(super) fn ensure_listed(self: &Arc<Self>) {
         if self.parent_mode.is_lazy() {

@@ -37,8 +37,8 @@ impl Node {
             let mut in_circle = false;
             other.visit_all(|_, node| in_circle |= Arc::ptr_eq(node, self));
             if in_circle && let Some(mut state) = self.state.lock() {
-                // Only the reference to `other` is dropped. `other` still lists this node, so it propagates to this node as
-                // long as both exist.
+                // Only the reference to `other` is dropped. `other` still lists this node, so it propagates to this
+                // node as long as both exist.
                 let link = state.links.iter().position(|link| Arc::ptr_eq(&link.node, &other));
                 let link = link.map(|index| state.links.swap_remove(index));
                 drop(state);

@@ -219,7 +219,7 @@ mod tests {
             let beneath = node(Some(&future));
             let entry = add(&beneath, HookOwner::Scope, kind(action));
             future.cancel(None);
-            // Each poll brings another waker. Only the waker of the last poll must be woken.
+            // Each poll brings another waker. The waker of the last poll is woken, and no earlier one.
             let (first, first_is_woken) = task();
             assert!(future.poll_hooks(&first).is_pending());
             runs.recv_timeout(HANG).unwrap();

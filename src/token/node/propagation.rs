@@ -148,7 +148,8 @@ impl Node {
         Some(Pending { origin, children })
     }
 
-    /// Decides the origin of a node whose parent is over: the parent's origin, or the node's own end if that came first.
+    /// Decides the origin of a node whose parent is over: the parent's origin, or the node's own end if that came
+    /// first.
     fn decide_origin(&self, state: &mut State, parent: &Node, inherited: &Arc<Origin>) {
         let shares_clock = self.env.shares_clock(&parent.env);
         let on_clock = (!shares_clock).then(|| on_clock(inherited, &parent.env, &self.env));
@@ -183,8 +184,8 @@ impl Node {
         }
     }
 
-    /// The termination by which the node is over, and the scope where it began; `None` if the node is not over, or if a fork has
-    /// lost the origin.
+    /// The termination by which the node is over, and the scope where it began; `None` if the node is not over, or if a
+    /// fork has lost the origin.
     pub(crate) fn origin(&self) -> Option<Arc<Origin>> {
         let mut next = match self.own_origin() {
             Ok(origin) => return origin,

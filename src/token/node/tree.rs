@@ -27,8 +27,8 @@ fn lock_moves() -> Option<MutexGuard<'static, ()>> {
 impl Node {
     /// Gives the node another parent, or none.
     ///
-    /// A future may be polled in a scope that was entered by a handle of that future. Then the future's node has no parent,
-    /// since a node cannot be its own ancestor.
+    /// A future may be polled in a scope that was entered by a handle of that future. Then the future's node has no
+    /// parent, since a node cannot be its own ancestor.
     pub(crate) fn set_parent(self: &Arc<Self>, parent: Option<&Arc<Node>>) {
         if self.has_parent(parent) {
             return;

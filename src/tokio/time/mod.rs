@@ -23,15 +23,16 @@
 //! [`Timeout`], [`Sleep`], [`Interval`] and [`error::Elapsed`] are types of this crate, with the methods and traits of
 //! tokio's types.
 //!
-//! What a program gains, with no other change: a [`timeout`](timeout()) opens a scope, so [`checkpoint`](crate::checkpoint()),
-//! [`handle`](crate::handle()) and [`remaining`](crate::remaining()) work in it; an `Elapsed` tells which limit it was; timers are
-//! exact to some microseconds where tokio's are to a millisecond; they fire while the threads of the runtime are blocked, and
-//! need no runtime at all.
+//! What a program gains, with no other change: a [`timeout`](timeout()) opens a scope, so
+//! [`checkpoint`](crate::checkpoint()), [`handle`](crate::handle()) and [`remaining`](crate::remaining()) work in it;
+//! an `Elapsed` tells which limit it was; timers are exact to some microseconds where tokio's are to a millisecond;
+//! they fire while the threads of the runtime are blocked, and need no runtime at all.
 //!
 //! Code that takes a type of tokio's, such as tokio-stream's `IntervalStream`, needs tokio's own.
 //!
 //! To go further, let a function return this crate's error, and replace `timeout` by
-//! [`future::timeout`](crate::future::timeout): the page [coming from tokio](crate::guide::coming_from) has it line by line.
+//! [`future::timeout`](crate::future::timeout): the page [coming from tokio](crate::guide::coming_from) has it line by
+//! line.
 //!
 //! # A paused clock
 //!

@@ -100,7 +100,8 @@ impl Model {
         }
     }
 
-    /// Awaits what is `ready` at some time; that is asked before the scopes around look at the clock, the innermost first.
+    /// Awaits what is `ready` at some time; that is asked before the scopes around look at the clock, the innermost
+    /// first.
     pub(super) fn wait(&mut self, mut ready: impl FnMut(&mut Self) -> Result<bool, Stop>) -> Flow {
         while !ready(self)? {
             for place in (0..self.driver().layers.len()).rev() {
@@ -166,8 +167,9 @@ impl Model {
         self.now >= graces.min().unwrap_or(NEVER).max(shields.max().unwrap_or(0))
     }
 
-    /// What an await does whose scopes are these. Within a grace, or in a block around, it gives the error, so that the body
-    /// can clean up: but of those that begin there one in a poll. Else the future is dropped, and the await is pending.
+    /// What an await does whose scopes are these. Within a grace, or in a block around, it gives the error, so that the
+    /// body can clean up: but of those that begin there one in a poll. Else the future is dropped, and the await is
+    /// pending.
     pub(super) fn look(&mut self, inside: Option<Id>, stand: &mut Await) -> Stand {
         if self.named(inside).is_none() {
             *stand = Await { began_in_time: true, awaits_drop: false };
@@ -215,8 +217,8 @@ impl Model {
         own.into_iter().chain(self.of_handle(id).map(|(at, _)| at)).min()
     }
 
-    /// Until when what is in it may clean up, if it is over, itself or by a handle. Nobody else drops what a handle brought
-    /// here: so its own grace counts from that end, too.
+    /// Until when what is in it may clean up, if it is over, itself or by a handle. Nobody else drops what a handle
+    /// brought here: so its own grace counts from that end, too.
     fn graced_until(&self, id: Id) -> Option<Time> {
         let until = |(at, id): (Time, Id)| at.saturating_add(self.nodes[id].grace);
         let own = self.end(id).map(|end| until((end.at, id)));

@@ -26,7 +26,8 @@ impl Model {
         self.hooks[first..].iter_mut().for_each(|hook| hook.is_registered = false);
     }
 
-    /// Rule 7: a hook runs when its own or any scope around it is over. Rule 9: but not in a shield that was opened after it.
+    /// Rule 7: a hook runs when its own or any scope around it is over. Rule 9: but not in a shield that was opened
+    /// after it.
     pub(super) fn fire_hooks(&mut self) {
         for index in 0..self.hooks.len() {
             let hook = &self.hooks[index];

@@ -1,8 +1,9 @@
-//! What `timebox::testing` says of tokio's own mock time: neither clock moves the other. But `timebox::tokio::time` follows
-//! tokio's.
+//! What `timebox::testing` says of tokio's own mock time: neither clock moves the other. But `timebox::tokio::time`
+//! follows tokio's.
 //!
-//! A package of its own: tokio's feature `test-util` makes its timers slower, and the benches of timebox compare with them.
-//! Cargo gives a package the features of those only that are built with it: here all tests (`--workspace`), never the benches.
+//! A package of its own: tokio's feature `test-util` makes its timers slower, and the benches of timebox compare with
+//! them. Cargo gives a package the features of those only that are built with it: here all tests (`--workspace`), never
+//! the benches.
 
 #![cfg(test)]
 

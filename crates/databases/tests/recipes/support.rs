@@ -87,8 +87,9 @@ pub(crate) fn sweep(
     sweep_sleeps(runs, middle, |limit, _| statement(limit), follow_up, false)
 }
 
-/// Like [`sweep`], for statements that sleep. `statement` takes the limit and the sleep. The sleep is `own` at first. If an interrupt takes longer than the sleep,
-/// no statement is ever interrupted. So with `grow`, the sleep is doubled if the interrupts come too late.
+/// Like [`sweep`], for statements that sleep. `statement` takes the limit and the sleep. The sleep is `own` at first.
+/// If an interrupt takes longer than the sleep, no statement is ever interrupted. So with `grow`, the sleep is doubled
+/// if the interrupts come too late.
 pub(crate) fn sweep_sleeps(
     runs: u32,
     mut own: Duration,

@@ -2,8 +2,8 @@ use http::HeaderMap;
 
 /// A request with headers, of whatever client.
 ///
-/// It is implemented for [`http::Request`], which the clients of hyper and tonic take, and with the feature `reqwest` for
-/// `reqwest::Request`.
+/// It is implemented for [`http::Request`], which the clients of hyper and tonic take, and with the feature `reqwest`
+/// for `reqwest::Request`.
 ///
 /// # Examples
 ///

@@ -41,8 +41,8 @@ impl Malformed {
 
     /// The answer to a request with this header, with an empty body.
     ///
-    /// For [`Propagation::grpc`](crate::Propagation::grpc) it has the gRPC status 3, `INVALID_ARGUMENT`, and this error's text
-    /// as the message. For [`Propagation::header`](crate::Propagation::header) it is 400, Bad Request.
+    /// For [`Propagation::grpc`](crate::Propagation::grpc) it has the gRPC status 3, `INVALID_ARGUMENT`, and this
+    /// error's text as the message. For [`Propagation::header`](crate::Propagation::header) it is 400, Bad Request.
     pub fn response<B: Default>(&self) -> Response<B> {
         let mut response = Response::new(B::default());
         if self.format == Format::Grpc {

@@ -98,8 +98,8 @@ pub(in crate::report::stack) fn ask(target: &Target, copy: Copy) -> Begun {
     }
 }
 
-/// Completes a copy that has no stack: adds the scopes of the thread (which may not be of one moment), or notes that the
-/// thread is gone.
+/// Completes a copy that has no stack: adds the scopes of the thread (which may not be of one moment), or notes that
+/// the thread is gone.
 fn without_stack(mut copy: Copy, frame_word: u64) -> Copy {
     if copy.reasons.has(Reason::Gone) {
         copy.state = State::Gone;

@@ -79,8 +79,8 @@ fn stress(kinds: &[(fn() -> Runner, u32, u32)], time: Duration) -> f64 {
     println!("{rate:.0} looks a second; looks, stacks, to the root, exact: {counts:?}");
     runners.into_iter().for_each(Runner::stop);
     for (&[looks, stacks, rooted, exact], &(_, least_rooted, least_exact)) in counts.iter().zip(kinds) {
-        // Two misses more than the percentages are allowed, because one miss in few looks is already more than one
-        // percent.
+        // Each assertion allows two misses more than its percentage, because among few looks one miss is already more
+        // than one percent.
         assert!(stacks * 100 + 200 >= looks * 99, "{counts:?}");
         assert!(rooted * 100 + 200 >= stacks * least_rooted, "{counts:?}");
         assert!(exact * 100 + 200 >= stacks * least_exact, "{counts:?}");

@@ -1,8 +1,8 @@
 //! Leaves a function of `x86_64` that has no unwind table, by its instructions: they are followed until it returns.
 //!
 //! A function has several ways through its branches. Each way returns to the address that the caller left on the stack.
-//! So this follows one way after another, adds up how the way moves the stack pointer, and takes the first way that ends
-//! in a `ret`. A way is given up at an instruction that is not known here.
+//! So this follows one way after another, adds up how the way moves the stack pointer, and takes the first way that
+//! ends in a `ret`. A way is given up at an instruction that is not known here.
 
 use std::collections::HashSet;
 
@@ -303,7 +303,8 @@ mod tests {
         }
     }
 
-    /// The index of the word from which the return address is taken; the frame pointer; whether it is sure.
+    /// Returns the index of the word from which the return address is taken, the frame pointer, and whether the caller
+    /// is sure.
     fn left(code: &[u8], fp: u64) -> Option<(usize, u64, bool)> {
         let words: Vec<u64> = (0..32).map(|number| 0x100 + number).collect();
         let memory = Fake(code, &words);

@@ -1,4 +1,5 @@
-//! What differs between processors. Both have the same functions. `leave`, of `x86_64`, is long, so it has its own file.
+//! What differs between processors. Both have the same functions. `leave`, of `x86_64`, is long, so it has its own
+//! file.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -101,8 +101,8 @@ fn displaced(from: u64, bytes: &[u8]) -> Option<u64> {
     Some(from.wrapping_add_signed(displacement.into()))
 }
 
-/// Where the call instruction that ends at `address` leads: its target, and the target of the linker's stub that it calls.
-/// A target may also be in the linker's table of addresses.
+/// Where the call instruction that ends at `address` leads: its target, and the target of the linker's stub that it
+/// calls. A target may also be in the linker's table of addresses.
 pub(super) fn destinations(memory: &impl ReadMemory, address: u64) -> [Option<u64>; 2] {
     let destinations = || {
         let code = before(memory, address)?;
