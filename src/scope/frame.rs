@@ -449,14 +449,10 @@ impl Scope {
         }
         thread.frame.set(self.outer.cast());
         show();
-        let undo = self.undo.get();
-        if undo != Undo::NOTHING {
-            if undo.has(Undo::DEADLINE) {
-                thread.restore(self.outer_deadline);
-            }
-            if undo.has(Undo::FLAG.and(Undo::HELD)) {
-                self.leave_flag(thread);
-            }
+        match self.undo.get() {
+            Undo::NOTHING => {}
+            Undo::DEADLINE => thread.restore(self.outer_deadline),
+            undo => self.undo_all(thread, undo),
         }
     }
 
@@ -466,12 +462,18 @@ impl Scope {
         self.leave(thread);
     }
 
-    /// The rest of `leave` if `undo` has `FLAG` or `HELD`. By now the thread's innermost frame is the outer frame.
+    /// The rest of `leave`. By now the thread's innermost frame is the outer frame.
     #[cold]
     #[inline(never)]
-    fn leave_flag(&mut self, thread: &Thread) {
-        if self.undo.get().has(Undo::HELD) {
+    fn undo_all(&mut self, thread: &Thread, undo: Undo) {
+        if undo.has(Undo::DEADLINE) {
+            thread.restore(self.outer_deadline);
+        }
+        if undo.has(Undo::HELD) {
             misnested(self.location);
+        }
+        if !undo.has(Undo::FLAG) {
+            return;
         }
         match self.outer() {
             Some(outer) => outer.refresh_flag(thread),
