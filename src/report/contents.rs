@@ -91,7 +91,8 @@ pub struct Report {
     pub process: Process,
     /// The thread on which the scope is open. `None` for a future between two polls.
     pub thread: Option<Thread>,
-    /// The stack of `thread`, up to the scope. Empty if no stack could be taken: `notes` say why.
+    /// The stack of `thread`, up to the scope or the poll: one stack, or none. There is none if the scope has
+    /// [ended](Kind::Ended), or if the future is between two polls. Otherwise, if there is none, `notes` say why.
     pub stacks: Vec<Stack>,
     /// For a pending future: one stack for each place at which it waits.
     pub awaits: Vec<Stack>,

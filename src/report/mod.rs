@@ -69,6 +69,10 @@
 //! forbids that, every thread counts as running. The handler asks the system to restart calls that it interrupts
 //! (`SA_RESTART`).
 //!
+//! The handler runs on the thread's alternate stack for signals, so it does no harm on a stack that is nearly full. std
+//! gives its threads such a stack. A thread that C code started gets one with its first scope, if it has none, and
+//! keeps it until it ends.
+//!
 //! # Fork
 //!
 //! A forked child keeps the policy. Its reports are made and written on threads of its own. Reports that are being made

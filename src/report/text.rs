@@ -34,7 +34,7 @@ impl Report {
         stacks.flat_map(|stack| &stack.frames).find(|frame| !frame.foreign)
     }
 
-    /// Whether `place` is in a stack of `awaits`. `place` takes a frame of `awaits` only if no frame of `stacks` is the
+    /// Whether `place`, if there is one, is in a stack of `awaits`. `place` takes a frame of `awaits` only if no frame of `stacks` is the
     /// program's own code.
     fn is_awaiting(&self) -> bool {
         let mut frames = self.stacks.iter().flat_map(|stack| &stack.frames);

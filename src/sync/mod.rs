@@ -38,6 +38,8 @@ mod primitive;
 pub(crate) mod request;
 #[cfg(all(unix, any(feature = "isolate", feature = "process")))]
 pub(crate) mod signal;
+#[cfg(all(feature = "report", target_os = "linux", not(any(miri, timebox_loom))))]
+pub(crate) mod signal_stack;
 mod thread_key;
 #[cfg(all(feature = "report", not(timebox_loom)))]
 pub(crate) mod traced_waker;

@@ -104,8 +104,10 @@ impl Drop for InRun {
 pub(crate) struct Wait(Arc<AtomicBool>);
 
 impl Wait {
-    /// Lists a wait that is about to begin. `None` if this thread is in no run: its wait is part of no circle. Call
-    /// this without any lock that `on` takes, because this may call `notify`.
+    /// Lists a wait that is about to begin. `None` if this thread is in no run: its wait is part of no circle.
+    ///
+    /// If the wait closes a circle, this calls `notify` for one wait of the circle: this one, or that of another
+    /// thread. So call this without any lock that a `notify` takes.
     pub(crate) fn begin(awaited: Run, ending: Ending, on: Arc<dyn Notify>) -> Option<Self> {
         let inside = RUNS.try_with(|runs| runs.borrow().clone()).unwrap_or_default();
         if inside.is_empty() || mutant!(NoCircle) {

@@ -14,6 +14,8 @@ use super::profile_id::ProfileId;
 use crate::sync::fork::InChild;
 #[cfg(feature = "report")]
 use crate::sync::os;
+#[cfg(all(feature = "report", target_os = "linux", not(any(miri, timebox_loom))))]
+use crate::sync::signal_stack;
 use crate::sync::{AtomicBool, Ordering};
 #[cfg(feature = "testing")]
 use crate::test_env::TestEnv;
@@ -207,6 +209,8 @@ impl Thread {
             {
                 self.show_at(global().slots.at(index));
                 global().make_room_for_looks(index);
+                #[cfg(all(target_os = "linux", not(any(miri, timebox_loom))))]
+                signal_stack::ensure();
             }
             index
         });

@@ -66,12 +66,14 @@ pub(crate) fn redirect(timer: Timer, waker: &Waker) -> bool {
     with_queue(clock, swap).flatten().is_some()
 }
 
-/// Moves the clock to `until`, from one due timer to the next, while `go_on` returns `true`. Before the first step,
-/// waits for the work that threads under the clock have set off already. After each step, waits for the work that the
-/// step has set off. If such work takes long and a timer is due, the clock moves on before the work is done. When this
-/// returns, all the work is done.
+/// Moves the clock to the time that `until` makes of the time now. Goes from one due timer to the next, while `go_on`
+/// returns `true`.
 ///
-/// If tracked work calls this while a move is in progress, this asks the move to go on to `until`, and returns at once.
+/// Before the first step, waits for the work that threads under the clock have set off already. After each step, waits
+/// for the work that this step has set off. If such work takes long and a timer is due, the clock moves on all the
+/// same, because the work may wait for that timer. When this returns, all the work is done.
+///
+/// If tracked work calls this during a move, that move goes on to the new time, and this returns at once.
 ///
 /// For a move to "never" see [`reach`].
 pub(crate) fn advance(mock: &Arc<Mock>, until: impl Fn(u64) -> u64, mut go_on: impl FnMut() -> bool) {

@@ -48,7 +48,8 @@ const CHUNK: usize = 16 << 10;
 /// in the next, so the search of a chunk may read this many bytes of the next chunk.
 const MAX_OVERLAP: usize = 4 << 10;
 
-/// A regular expression without back-references and look-around, whose searches end with the scope.
+/// A regular expression without back-references and look-around. A search ends with the scope, with the exceptions that
+/// the [module](self) names.
 ///
 /// Compilation cannot be interrupted. For the largest patterns that are accepted it takes a tenth of a second.
 pub struct Regex {

@@ -79,8 +79,8 @@ impl Scope {
         }
         let mut at = self.entered + warn_after.min(self.asked) / 2;
         if self.kind.is_polled() && at <= watchdog::global().reached() {
-            // The first look was due before this poll began. From now on the future's reports come from traced polls.
-            // The watchdog looks only if this poll gets stuck.
+            // The first look was due before this poll began. So from now on reports of a slow future come from its
+            // polls, which are traced (`observe.rs`). The watchdog need look only if this poll itself gets stuck.
             let now = clock::now();
             thread.now.set(now);
             at = now + STUCK_POLL;

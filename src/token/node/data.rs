@@ -240,7 +240,8 @@ impl Node {
         &self.over
     }
 
-    /// Whether the node is over. An end that has not propagated to this node yet does not count.
+    /// Whether the node is over. The end of an ancestor counts once it has propagated to this node, or, if this node is a
+    /// lazy token, to its parent.
     #[inline]
     pub(crate) fn is_over(&self) -> bool {
         // Acquire: pairs with the Release in `set_over`. So a thread that finds the flag set sees the end that led to

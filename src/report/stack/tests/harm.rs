@@ -1,7 +1,9 @@
 //! Tests with processes and threads in which something is missing, full, or refused.
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use super::child::{in_child, in_child_of};
 use super::running::Runner;
 use super::{Eyes, Thread, is_to_the_root};
 use crate::scope::Timebox;
+use crate::sync::{AtomicBool, AtomicU64, Ordering, os};
 
 fn spin() {
     let start = Instant::now();
@@ -64,47 +67,81 @@ fn a_deep_recursion_shows_its_top_and_the_scope() {
     }
 }
 
+static IS_DEEP: AtomicBool = AtomicBool::new(false);
+
+/// Calls itself until this thread's stack has 700 bytes left, and spins there until `IS_DEEP` is `false` again.
+fn spins_at_the_end_of_the_stack() {
+    #[inline(never)]
+    fn deep(lowest: usize) {
+        let local = [0_u8; 64];
+        if (&raw const local).addr() > lowest {
+            deep(lowest);
+        } else {
+            IS_DEEP.store(true, Ordering::Relaxed);
+            while IS_DEEP.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        }
+        std::hint::black_box(local);
+    }
+    // SAFETY: the attributes are written before they are read.
+    let low = unsafe {
+        let mut attributes = std::mem::zeroed();
+        assert_eq!(libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes), 0);
+        let (mut low, mut size) = (std::ptr::null_mut(), 0);
+        libc::pthread_attr_getstack(&raw const attributes, &raw mut low, &raw mut size);
+        low.addr()
+    };
+    deep(low + 700);
+}
+
+fn is_seen_at_the_end_of_its_stack(target: impl FnOnce() -> Target) {
+    while !IS_DEEP.load(Ordering::Relaxed) {
+        thread::yield_now();
+    }
+    let target = target();
+    let mut eyes = Eyes::new();
+    for _ in 0..100 {
+        let (copy, raw) = eyes.raw(&target);
+        assert!(copy.stack.registers.is_some(), "{copy:?}");
+        assert!(raw.frames.len() > 100);
+    }
+    IS_DEEP.store(false, Ordering::Relaxed);
+}
+
 /// The handler has a stack of its own, so the thread survives although its stack is nearly full.
 #[test]
 fn a_thread_whose_stack_is_nearly_full_survives() {
     in_child("harm::a_thread_whose_stack_is_nearly_full_survives", || {
-        static IS_DEEP: AtomicBool = AtomicBool::new(false);
-        #[inline(never)]
-        fn deep(lowest: usize) {
-            let local = [0_u8; 64];
-            if (&raw const local).addr() > lowest {
-                deep(lowest);
-            } else {
-                IS_DEEP.store(true, Ordering::Relaxed);
-                while IS_DEEP.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            }
-            std::hint::black_box(local);
-        }
-        let thread = Thread::start(|| {
-            // SAFETY: the attributes are written before they are read.
-            let low = unsafe {
-                let mut attributes = std::mem::zeroed();
-                assert_eq!(libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes), 0);
-                let (mut low, mut size) = (std::ptr::null_mut(), 0);
-                libc::pthread_attr_getstack(&raw const attributes, &raw mut low, &raw mut size);
-                low.addr()
-            };
-            deep(low + 700);
-        });
-        let target = thread.target();
-        while !IS_DEEP.load(Ordering::Relaxed) {
-            thread::yield_now();
-        }
-        let mut eyes = Eyes::new();
-        for _ in 0..100 {
-            let (copy, raw) = eyes.raw(&target);
-            assert!(copy.stack.registers.is_some(), "{copy:?}");
-            assert!(raw.frames.len() > 100);
-        }
-        IS_DEEP.store(false, Ordering::Relaxed);
+        let thread = Thread::start(spins_at_the_end_of_the_stack);
+        is_seen_at_the_end_of_its_stack(|| thread.target());
         thread.join();
+    });
+}
+
+/// std gives such a thread no stack for handlers. Its first scope does.
+#[test]
+fn a_thread_of_c_code_whose_stack_is_nearly_full_survives() {
+    static THREAD: Mutex<Option<(u32, u64)>> = Mutex::new(None);
+    extern "C" fn start(_: *mut c_void) -> *mut c_void {
+        Timebox::new(Duration::from_secs(9)).run_value(|_| ()).unwrap();
+        let word = crate::thread::Thread::current().frame.as_ptr().addr();
+        *THREAD.lock().unwrap() = Some((os::thread_id(), word as u64));
+        spins_at_the_end_of_the_stack();
+        ptr::null_mut()
+    }
+    in_child("harm::a_thread_of_c_code_whose_stack_is_nearly_full_survives", || {
+        let mut thread = MaybeUninit::uninit();
+        // SAFETY: the function takes any argument, and the thread is joined once.
+        unsafe {
+            let created = libc::pthread_create(thread.as_mut_ptr(), ptr::null(), start, ptr::null_mut());
+            assert_eq!(created, 0);
+            is_seen_at_the_end_of_its_stack(|| {
+                let (tid, word) = THREAD.lock().unwrap().expect("it was set before");
+                Target::new(tid, word)
+            });
+            assert_eq!(libc::pthread_join(thread.assume_init(), ptr::null_mut()), 0);
+        }
     });
 }
 
