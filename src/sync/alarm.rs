@@ -130,7 +130,7 @@ mod futex {
         #[allow(clippy::unused_self)] // the other `Futex` types use `self`
         pub(super) fn sleep(&self, word: &AtomicU32, key: u32, until: u64) {
             let time = libc::timespec {
-                tv_sec: libc::time_t::try_from(until / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+                tv_sec: (until / 1_000_000_000).try_into().unwrap_or(i32::MAX.into()),
                 #[allow(clippy::cast_possible_wrap, clippy::cast_possible_truncation)] // less than a billion
                 tv_nsec: (until % 1_000_000_000) as libc::c_long,
             };
