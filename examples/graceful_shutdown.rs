@@ -8,7 +8,6 @@
 //! Run it: `cargo run --example graceful_shutdown --features tokio`. It sends itself the signal.
 
 use std::error::Error;
-use std::io;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,10 +24,7 @@ async fn main() -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let clients = ["wait", "compute", "order"].map(|line| tokio::spawn(ask(address, line)));
-    let signal = tokio::spawn(async move {
-        future::sleep(Duration::from_millis(200)).await?;
-        Ok::<_, Failure>(terminate()?)
-    });
+    let mut signal = None;
 
     // This is all of the shutdown.
     let shutdown = timebox::tokio::shutdown()?;
@@ -36,6 +32,9 @@ async fn main() -> Result<(), Failure> {
     let mut requests = JoinSet::new();
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         requests.spawn(limits.clone().run_future(serve(accepted?.0)));
+        if requests.len() == clients.len() {
+            signal = Some(tokio::spawn(terminate()));
+        }
     }
 
     let begun = Instant::now();
@@ -48,7 +47,9 @@ async fn main() -> Result<(), Failure> {
         println!("{line:>8}: {answer}");
         assert!(answer.starts_with("503 SIGTERM"));
     }
-    signal.await??;
+    if let Some(signal) = signal {
+        signal.await??;
+    }
     println!("All requests were answered {:?} after the signal.", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(5));
     Ok(())
@@ -119,8 +120,9 @@ async fn ask(address: std::net::SocketAddr, line: &'static str) -> Result<(&'sta
     Ok((line, answer))
 }
 
-/// What an orchestrator does: it sends SIGTERM.
-fn terminate() -> io::Result<()> {
+/// What an orchestrator does: it sends SIGTERM. The requests get a moment to begin.
+async fn terminate() -> Result<(), Failure> {
+    future::sleep(Duration::from_millis(200)).await?;
     let status = Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other("kill failed")) }
+    if status.success() { Ok(()) } else { Err("kill failed".into()) }
 }

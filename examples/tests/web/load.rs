@@ -12,6 +12,8 @@ const LIMIT: Duration = Duration::from_millis(500);
 const LATE: Duration = Duration::from_millis(50);
 /// What a thread that nobody needs is kept for, by tokio and by timebox, and more.
 const QUIET: Duration = Duration::from_secs(20);
+/// The server is at rest before that, or it hangs.
+const HANG: Duration = Duration::from_secs(180);
 
 /// What a client may press.
 const BUTTONS: [&str; 10] = [
@@ -41,14 +43,12 @@ fn under_load_every_answer_is_in_time_and_nothing_is_left() {
         press(&server.address, path, None).unwrap();
     }
     press_for(&server, Duration::from_secs(30 + seconds / 10));
-    thread::sleep(QUIET);
-    let before = Usage::of(&server);
+    let before = Usage::at_rest(&server);
     println!("before   {before:?}");
 
     let mut times = press_for(&server, Duration::from_secs(seconds));
     println!("at once  {:?}", Usage::of(&server));
-    thread::sleep(QUIET);
-    let after = Usage::of(&server);
+    let after = Usage::at_rest(&server);
     println!("after    {after:?}");
 
     for path in BUTTONS {
@@ -134,6 +134,22 @@ struct Usage {
 }
 
 impl Usage {
+    /// Waits until the server has had the same number of threads and descriptors for a while.
+    fn at_rest(server: &Server) -> Self {
+        let start = Instant::now();
+        let (mut usage, mut since) = (Self::of(server), start);
+        while since.elapsed() < QUIET {
+            assert!(start.elapsed() < HANG, "the server is never at rest: {usage:?}");
+            thread::sleep(Duration::from_millis(100));
+            let now = Self::of(server);
+            if (now.threads, now.descriptors) != (usage.threads, usage.descriptors) {
+                since = Instant::now();
+            }
+            usage = now;
+        }
+        usage
+    }
+
     fn of(server: &Server) -> Self {
         let process = format!("/proc/{}", server.id());
         let status = fs::read_to_string(format!("{process}/status")).unwrap();

@@ -103,7 +103,7 @@ fn threads_in_scopes_and_without() {
     let tid = scoped.tids[0];
     assert!(text.contains(&format!("Thread {tid}, scoped, blocked in read of a pipe (fd ")), "{text}");
     assert!(text.contains("  around it `outer`, open for "), "{text}");
-    assert!(text.contains("ms, limit 500ms, over, opened at src/report/dump/tests.rs:"), "{text}");
+    assert!(text.contains(", limit 500ms, over, opened at src/report/dump/tests.rs:"), "{text}");
     assert!(text.contains("      user = 42\n"), "{text}");
     free.end();
     scoped.end();

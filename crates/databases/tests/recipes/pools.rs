@@ -1,6 +1,7 @@
 //! Pools with one connection. A connection goes back to its pool only if no answer and no cancel is still on its way.
 
 use std::error::Error;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{ManagerConfig, RecyclingMethod};
@@ -46,12 +47,16 @@ fn r2d2_the_wait_for_a_connection_ends_with_a_cancel_or_the_pools_patience() {
 
     let token = CancellationToken::new();
     let start = Instant::now();
+    let has_begun = Barrier::new(2);
     let result = std::thread::scope(|threads| {
         threads.spawn(|| {
-            std::thread::sleep(SHORT);
+            has_begun.wait();
             token.cancel();
         });
-        Timebox::new(Limit::NONE).cancel_on(&token).run(|_| lent_by_r2d2(&long).map(drop))
+        Timebox::new(Limit::NONE).cancel_on(&token).run(|_| {
+            has_begun.wait();
+            lent_by_r2d2(&long).map(drop)
+        })
     });
     assert!(timed_out(result).is_cancelled());
     assert!(start.elapsed() < HANG);

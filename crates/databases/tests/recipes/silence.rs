@@ -2,8 +2,10 @@
 //!
 //! The proxies are silent until the call has returned. So a call that waits for the network would never return.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -192,10 +194,18 @@ fn redis_a_subscribers_wait_ends_and_no_message_is_lost() {
 }
 
 /// `next_message` waits in slices. If a slice ends in the middle of a message, the next slice reads on from there.
+/// The server counts how often the client's thread has waited. So it is for Linux only.
+#[cfg(target_os = "linux")]
 #[test]
 fn redis_a_message_in_pieces_is_put_together() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let client = Path::new("/proc").join(fs::read_link("/proc/thread-self").unwrap()).join("status");
+    let waits = || {
+        let status = fs::read_to_string(&client).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
     let message = b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$6\r\nhel\r\nl\r\n";
     thread::scope(|threads| {
         threads.spawn(|| {
@@ -213,7 +223,9 @@ fn redis_a_message_in_pieces_is_put_together() {
             }
             stream.write_all(b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n").unwrap();
             for piece in message.chunks(5) {
-                thread::sleep(Duration::from_millis(30));
+                // The client waits, then its slice of the wait ends in the middle of the message, and it waits again.
+                let before = waits();
+                wait_until(|| waits() >= before + 2);
                 stream.write_all(piece).unwrap();
             }
             let _ = stream.read(&mut [0; 1024]);

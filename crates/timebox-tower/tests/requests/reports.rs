@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing::get};
 use timebox::report::{Policy, Report};
-use timebox::{Limit, TimeoutError, future};
+use timebox::{Limit, TimeoutError};
 use timebox_tower::TimeoutLayer;
 
 use crate::support::{SHORT, on_runtime, read_until, request, serve, wait_for};
@@ -22,8 +22,12 @@ fn a_slow_request_is_reported_with_route_path_peer_and_id() {
     });
     policy.install().unwrap();
     on_runtime(async {
-        let handler = async || {
-            future::sleep(10 * SHORT).await.unwrap();
+        let is_reported = {
+            let reports = Arc::clone(&reports);
+            move || !reports.lock().unwrap().is_empty()
+        };
+        let handler = async move || {
+            wait_for("the report", is_reported).await;
             "done"
         };
         let answer = |_: &TimeoutError| -> Response { StatusCode::GATEWAY_TIMEOUT.into_response() };
@@ -37,7 +41,6 @@ fn a_slow_request_is_reported_with_route_path_peer_and_id() {
         let mut stream = request(address, head).await;
         let peer = stream.local_addr().unwrap();
         read_until(&mut stream, "done").await;
-        wait_for("the report", || !reports.lock().unwrap().is_empty()).await;
         let text = reports.lock().unwrap()[0].clone();
         for part in [
             "GET /users/{id}",

@@ -152,13 +152,27 @@ impl ReadMemory for &Recorder {
     }
 }
 
-fn record(folder: &Path, name: &str, thread: &Thread, blocked: bool) {
+/// Whether the address is in this function.
+fn is_in(function: usize, address: u64) -> bool {
+    // SAFETY: zero is a valid `Dl_info`.
+    let mut info: libc::Dl_info = unsafe { mem::zeroed() };
+    // SAFETY: `dladdr` only looks the address up, and `info` is valid for writes.
+    let found = unsafe { libc::dladdr(ptr::without_provenance(address as usize), &raw mut info) };
+    found != 0 && info.dli_saddr.addr() == function
+}
+
+/// Writes the stack of the thread, as soon as it is in this function.
+fn record(folder: &Path, name: &str, thread: &Thread, function: usize, blocked: bool) {
     let target = thread.target();
+    let start = Instant::now();
     let copy = loop {
         let copy = Eyes::copy(&target);
-        if copy.stack.is_there() && (copy.state == State::Blocked) == blocked {
+        let is_there = copy.stack.registers.is_some_and(|registers| is_in(function, registers.pc));
+        if copy.stack.is_there() && is_there && (copy.state == State::Blocked) == blocked {
             break copy;
         }
+        assert!(start.elapsed() < Duration::from_secs(60), "not in `{name}`");
+        thread::sleep(Duration::from_millis(1));
     };
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let maps: Vec<&str> = maps.lines().filter(|line| line.contains("librecorded")).collect();
@@ -211,16 +225,15 @@ fn record_stacks() {
         })
     };
     let (sleeper, spinner) = (start(sleeps), start(spins));
-    thread::sleep(Duration::from_secs(2));
-    record(folder.path(), "sleeps", &sleeper, true);
-    record(folder.path(), "spins", &spinner, false);
+    record(folder.path(), "sleeps", &sleeper, sleeps, true);
+    record(folder.path(), "spins", &spinner, spins, false);
+    let handles = symbol(c"handles");
     // SAFETY: the handler is safe at any moment.
     unsafe {
         let mut action: libc::sigaction = mem::zeroed();
-        action.sa_sigaction = symbol(c"handles");
+        action.sa_sigaction = handles;
         assert_eq!(libc::sigaction(libc::SIGUSR2, &raw const action, ptr::null_mut()), 0);
         libc::syscall(libc::SYS_tgkill, libc::getpid(), spinner.tid, libc::SIGUSR2);
     }
-    thread::sleep(Duration::from_secs(2));
-    record(folder.path(), "handles", &spinner, false);
+    record(folder.path(), "handles", &spinner, handles, false);
 }
