@@ -15,8 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use timebox::report::{Doing, LiveProfile, Profile, ProfileReport, ProfileStack};
-use timebox::{CancellationToken, Limit, Timebox, TimeoutError, timeout_value};
-use tokio::sync::oneshot;
+use timebox::{TimeoutError, timeout_value};
 
 /// One test at a time, so that none takes the processor from another.
 fn alone() -> MutexGuard<'static, ()> {
@@ -61,39 +60,25 @@ fn render(time: Duration) -> u64 {
     black_box(spin(time)) + 2
 }
 
-/// Works until the other side hangs up.
-fn work_until(is_over: &mpsc::Receiver<()>, work: impl Fn(Duration) -> u64) {
-    while is_over.try_recv() == Err(mpsc::TryRecvError::Empty) {
-        work(Duration::from_micros(100));
-    }
-}
-
 /// Computes until the other side hangs up.
 #[inline(never)]
 fn compute_until(is_over: &mpsc::Receiver<()>) {
-    work_until(is_over, parse);
-}
-
-/// Works until the profile is as it must be.
-fn repeat(live: &LiveProfile, mut work: impl FnMut(), is: impl Fn(&ProfileReport) -> bool) -> ProfileReport {
-    let start = Instant::now();
-    loop {
-        let report = live.report();
-        if is(&report) {
-            return report;
-        }
-        assert!(start.elapsed() < Duration::from_secs(300), "{report}");
-        work();
+    while is_over.try_recv() == Err(mpsc::TryRecvError::Empty) {
+        parse(Duration::from_micros(100));
     }
 }
 
-/// Waits until the profile is as it must be.
-fn wait_until(live: &LiveProfile, is: impl Fn(&ProfileReport) -> bool) -> ProfileReport {
-    repeat(live, || thread::sleep(Duration::from_millis(1)), is)
-}
-
+/// Waits until the profile has so many samples.
 fn wait_for_samples(live: &LiveProfile, count: u64) -> ProfileReport {
-    wait_until(live, |report| report.samples() >= count)
+    let start = Instant::now();
+    loop {
+        let report = live.report();
+        if report.samples() >= count {
+            return report;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "not {count} samples: {report}");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn is_in(stack: &ProfileStack, function: &str) -> bool {
@@ -129,13 +114,12 @@ fn two_functions_have_their_shares() {
     let profile = Profile::new().frequency(997);
     let live = profile.live();
     let ((), report) = profile.run(|| {
-        let work = || {
+        while live.report().samples() < enough() {
             for _ in 0..100 {
                 parse(Duration::from_micros(700));
                 render(Duration::from_micros(300));
             }
-        };
-        repeat(&live, work, |report| report.samples() >= enough());
+        }
     });
     assert_sums(&report);
     assert_near(percent(&report, time_in(&report, "::parse")), 70.0, &report);
@@ -241,9 +225,8 @@ fn a_future_computes_and_waits_on_a_socket() {
     );
 }
 
-/// Waits until the other side hangs up.
-async fn left(is_over: oneshot::Receiver<()>) {
-    let _ = is_over.await;
+async fn left() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
 }
 async fn right() {
     pending::<()>().await;
@@ -255,16 +238,10 @@ async fn middle() {
 #[test]
 fn each_branch_of_a_future_is_seen() {
     let _alone = alone();
-    let profile = Profile::new().frequency(997);
-    let live = profile.live();
-    let (over, is_over) = oneshot::channel();
     let request = async {
-        tokio::select! { () = left(is_over) => {}, () = right() => {}, () = middle() => {} }
+        tokio::select! { () = left() => {}, () = right() => {}, () = middle() => {} }
     };
-    let running = thread::spawn(move || on_tokio(profile.run_future(request)).1);
-    wait_until(&live, |report| report.samples() >= 20 && report.waiting() > report.elapsed() * 3 / 4);
-    drop(over);
-    let report = running.join().unwrap();
+    let ((), report) = on_tokio(Profile::new().frequency(997).run_future(request));
     assert_sums(&report);
     // `pending` clones no waker.
     let times = ["left", "middle", "right"].map(|branch| time_in(&report, &format!("::{branch}")));
@@ -272,18 +249,14 @@ fn each_branch_of_a_future_is_seen() {
     assert!(2 * times[0].min(times[1]) > most && times[2].is_zero(), "{times:?} {report}");
 }
 
-/// Waits until the other side hangs up.
-async fn rest(is_over: oneshot::Receiver<()>) {
-    let _ = is_over.await;
+async fn rest() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
 #[test]
 fn the_place_of_a_wait_is_found_after_a_million_polls() {
     let _alone = alone();
-    let profile = Profile::new();
-    let live = profile.live();
-    let ((begin, has_begun), (over, is_over)) = (mpsc::channel(), oneshot::channel());
-    let request = async move {
+    let request = async {
         for _ in 0..1_000_000 {
             let mut is_first = true;
             poll_fn(|cx| {
@@ -295,19 +268,14 @@ fn the_place_of_a_wait_is_found_after_a_million_polls() {
             })
             .await;
         }
-        begin.send(Instant::now()).unwrap();
-        rest(is_over).await;
+        let began = Instant::now();
+        rest().await;
+        began.elapsed()
     };
-    let running = thread::spawn(move || on_tokio(profile.run_future(request)).1);
-    let began = has_begun.recv().unwrap();
-    // A sample stands for the time since the one before. So on a busy machine the shares are right after a while.
-    wait_until(&live, |report| {
-        let rested = began.elapsed();
-        let resting = time_in(report, "rest::{{closure}}");
-        rested >= Duration::from_millis(500) && resting > rested / 2 && resting < 2 * rested
-    });
-    drop(over);
-    assert_sums(&running.join().unwrap());
+    let (rested, report) = on_tokio(Profile::new().run_future(request));
+    assert_sums(&report);
+    let resting = time_in(&report, "rest::{{closure}}");
+    assert!(resting > rested / 2 && resting < 2 * rested, "{rested:?} {report}");
 }
 
 #[test]
@@ -432,33 +400,17 @@ fn a_future_of_a_handle_is_seen_in_its_polls() {
 #[test]
 fn profiles_within_a_profile_and_beside_it() {
     let _alone = alone();
-    let profiles = [499, 499, 997].map(|hertz| Profile::new().frequency(hertz));
-    let [inner_live, beside_live, outer_live] = profiles.each_ref().map(Profile::live);
-    let [inner, beside, outer] = profiles;
-    let [(over, is_over), (parsed, is_parsed), (rendered, is_rendered)] = [(); 3].map(|()| mpsc::channel());
-    let beside = thread::spawn(move || beside.run(|| work_until(&is_rendered, render)).1);
-    let nested = thread::spawn(move || {
-        outer.run(|| {
-            work_until(&is_parsed, parse);
-            inner.run(|| work_until(&is_over, spin)).1
-        })
+    let beside = thread::spawn(|| Profile::new().frequency(499).run(|| render(Duration::from_millis(500))).1);
+    let (inner, outer) = Profile::new().frequency(997).run(|| {
+        parse(Duration::from_millis(250));
+        Profile::new().frequency(499).run(|| spin(Duration::from_millis(250))).1
     });
-    let before = wait_until(&outer_live, |report| time_in(report, "::parse") > Duration::from_millis(50));
-    drop(parsed);
-    wait_until(&inner_live, |report| !time_in(report, "::spin").is_zero());
-    wait_until(&outer_live, |report| time_in(report, "::spin") > 2 * time_in(report, "::parse"));
-    drop(over);
-    wait_until(&beside_live, |report| !time_in(report, "::render").is_zero());
-    drop(rendered);
-    let ((inner, outer), beside) = (nested.join().unwrap(), beside.join().unwrap());
+    let beside = beside.join().unwrap();
     [&inner, &outer, &beside].into_iter().for_each(assert_sums);
     assert!(time_in(&inner, "::parse").is_zero() && time_in(&inner, "::render").is_zero(), "{inner}");
     assert!(time_in(&beside, "::parse").is_zero() && !time_in(&beside, "::render").is_zero(), "{beside}");
-    assert!(time_in(&outer, "::parse") >= time_in(&before, "::parse"), "{outer}");
-    assert!(
-        time_in(&outer, "::spin") > 2 * time_in(&outer, "::parse"),
-        "the inner one's are its own too: {outer}"
-    );
+    assert!(time_in(&outer, "::parse") > outer.elapsed() / 5, "{outer}");
+    assert!(time_in(&outer, "::spin") > outer.elapsed() / 2, "the inner one's are its own too: {outer}");
     assert!(time_in(&outer, "::render").is_zero(), "{outer}");
 }
 
@@ -518,16 +470,12 @@ fn a_future_that_is_dropped_in_the_middle() {
     let profile = Profile::new().frequency(997);
     let live = profile.live();
     let request = profile.run_future(timebox::future::sleep(Duration::from_secs(3600)));
-    let token = CancellationToken::new();
-    let limited = Timebox::new(Limit::NONE).cancel_on(&token);
-    let running = thread::spawn(move || pollster::block_on(limited.run_future_value(request)).is_err());
-    let before = wait_until(&live, |report| report.waiting() > report.elapsed() / 2);
-    token.cancel();
-    assert!(running.join().unwrap());
+    let limited = timebox::future::timeout_value(Duration::from_millis(200), request);
+    assert!(pollster::block_on(limited).is_err());
     let report = live.report();
     assert_sums(&report);
     assert_eq!(live.report().elapsed(), report.elapsed(), "it has ended");
-    assert!(report.waiting() >= before.waiting(), "{report}");
+    assert!(report.waiting() > report.elapsed() / 2, "{report}");
 }
 
 #[test]
@@ -679,10 +627,7 @@ fn a_forked_child_has_profiles_of_its_own_and_ends_those_of_its_parent() {
 #[test]
 fn a_profile_is_serialized() {
     let _alone = alone();
-    let profile = Profile::new().label("GET /").frequency(997);
-    let live = profile.live();
-    let parses = || _ = parse(Duration::from_millis(50));
-    let (_, report) = profile.run(|| repeat(&live, parses, |report| !report.stacks().is_empty()));
+    let (_, report) = Profile::new().label("GET /").frequency(997).run(|| parse(Duration::from_millis(100)));
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!((&json["label"], &json["frequency"]), (&"GET /".into(), &997.into()));
     let times = ["running", "waiting", "missed"].map(|name| json[name].as_f64().unwrap());
@@ -700,13 +645,12 @@ fn a_flame_graph_is_drawn_even_of_nothing() {
     let live = profile.live();
     // Until both have been sampled.
     let ((), report) = profile.run(|| {
-        repeat(
-            &live,
-            || _ = parse(Duration::from_millis(50)),
-            |report| !time_in(report, "::parse").is_zero(),
-        );
-        let is_waiting = |report: &ProfileReport| report.folded().contains("[waiting] clock_nanosleep");
-        repeat(&live, || thread::sleep(Duration::from_millis(50)), is_waiting);
+        while live.report().running().is_zero() {
+            parse(Duration::from_millis(50));
+        }
+        while live.report().waiting().is_zero() {
+            thread::sleep(Duration::from_millis(50));
+        }
     });
     let svg = report.flame_graph();
     for part in ["GET /&lt;x&gt;", "::parse", "[waiting] clock_nanosleep", "rgb(116,169,207)", "</svg>"] {
