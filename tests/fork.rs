@@ -23,6 +23,12 @@ static FORKING: Mutex<()> = Mutex::new(());
 
 /// Runs `child` in a forked child and waits for its end; `child` says whether all was well.
 fn fork(child: impl FnOnce() -> bool) {
+    let code = exit_code(|| i32::from(!child()));
+    assert_eq!(code, 0, "101: it panicked; 1: it saw something wrong");
+}
+
+/// Runs `child` in a forked child and waits for its end; with the exit code that `child` returns.
+fn exit_code(child: impl FnOnce() -> i32) -> i32 {
     // A panic in the child must not meet the test harness's locks.
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -40,7 +46,7 @@ fn fork(child: impl FnOnce() -> bool) {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "no fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
-        let code = i32::from(!child());
+        let code = child();
         // SAFETY: ends the process without running what the parent's threads left behind.
         unsafe { libc::_exit(code) };
     }
@@ -51,8 +57,7 @@ fn fork(child: impl FnOnce() -> bool) {
         let ended = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
         if ended == pid {
             assert!(libc::WIFEXITED(status), "the child was killed: status {status:#x}");
-            assert_eq!(libc::WEXITSTATUS(status), 0, "101: it panicked; 1: it saw something wrong");
-            return;
+            return libc::WEXITSTATUS(status);
         }
         if start.elapsed() > HANG {
             // SAFETY: as above; the child is still there, since it was not waited for.
@@ -249,15 +254,28 @@ fn a_child_of_a_child_starts_afresh_too() {
 #[test]
 fn a_token_says_in_a_child_that_its_deadline_has_passed_each_time_it_is_asked() {
     let _one_at_a_time = FORKING.lock();
-    let limit = Duration::from_millis(100);
-    let token = with_timeout(limit, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
-    fork(|| {
-        let start = Instant::now();
-        // Many questions in quick succession, so that the next would be far off.
-        while start.elapsed() < limit / 2 && !token.is_cancelled() {}
-        thread::sleep(limit);
-        token.is_cancelled()
-    });
+    const TOO_LATE: i32 = 2;
+    let code = |limit| {
+        let token = with_timeout(limit, |scope| Ok::<_, TimeoutError>(scope.token())).unwrap();
+        exit_code(|| {
+            let start = Instant::now();
+            // Many questions in quick succession, so that the next would be far off.
+            let asked = (0..).take_while(|_| start.elapsed() < limit / 2 && !token.is_cancelled()).count();
+            if asked < 1_000 {
+                return TOO_LATE;
+            }
+            thread::sleep(limit);
+            i32::from(!token.is_cancelled())
+        })
+    };
+    let mut limit = Duration::from_millis(100);
+    let mut ended = code(limit);
+    while ended == TOO_LATE {
+        limit *= 4;
+        assert!(limit < HANG / 2, "a child is always too late");
+        ended = code(limit);
+    }
+    assert_eq!(ended, 0, "101: it panicked; 1: it was asked in vain");
 }
 
 #[test]

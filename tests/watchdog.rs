@@ -477,25 +477,29 @@ impl Drought {
 #[cfg(target_os = "linux")]
 const SOON: Duration = Duration::from_secs(2);
 
-/// What waits for a watchdog that cannot be had, in a process of its own: `work` goes on for as long as the drought
-/// does, which another thread ends, and returns when it noticed that its limit was over.
+/// Says that the drought may end.
 #[cfg(target_os = "linux")]
-fn in_a_drought(test: &str, work: impl FnOnce() -> Instant) {
+type EndSoon = Box<dyn FnOnce() + Send>;
+
+/// What waits for a watchdog that cannot be had, in a process of its own: `work` goes on for as long as the drought
+/// does, which another thread ends a while after `work` has said so, and returns when it noticed that its limit was
+/// over.
+#[cfg(target_os = "linux")]
+fn in_a_drought(test: &str, work: impl FnOnce(EndSoon) -> Instant) {
     const DROUGHT: Duration = Duration::from_millis(300);
     if !is_child() {
         return assert_success(&alone(test));
     }
-    let ((begin, begins), (ended, ends)) = (channel::<Drought>(), channel());
+    let ((may_end, told), (ended, ends)) = (channel::<Drought>(), channel());
     std::thread::spawn(move || {
-        let Ok(drought) = begins.recv() else { return };
+        let Ok(drought) = told.recv() else { return };
         std::thread::sleep(DROUGHT);
         let end = Instant::now();
         drought.end();
         ended.send(end).unwrap();
     });
     let Some(drought) = Drought::begin() else { return };
-    begin.send(drought).unwrap();
-    let noticed = work();
+    let noticed = work(Box::new(move || may_end.send(drought).unwrap()));
     let end = ends.recv_timeout(HANG).unwrap();
     let late = noticed.saturating_duration_since(end);
     println!("{late:?} after a thread could be had");
@@ -517,7 +521,7 @@ fn a_limit_of_a_future_holds_where_no_thread_can_be_had() {
 #[cfg(target_os = "linux")]
 #[test]
 fn futures_sleep_where_no_thread_can_be_had_and_let_others_run() {
-    in_a_drought("futures_sleep_where_no_thread_can_be_had_and_let_others_run", || {
+    in_a_drought("futures_sleep_where_no_thread_can_be_had_and_let_others_run", |end_soon| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let beats = tokio::spawn(async {
@@ -538,6 +542,8 @@ fn futures_sleep_where_no_thread_can_be_had_and_let_others_run() {
                     future::timeout_value(SHORT, pending::<()>()).await.unwrap_err();
                 });
             }
+            // Begins when those before it wait.
+            tasks.spawn(async move { end_soon() });
             while tasks.join_next().await.is_some() {}
             let latest = beats.await.unwrap();
             assert!(latest < HANG / 40, "{latest:?}");
@@ -549,9 +555,10 @@ fn futures_sleep_where_no_thread_can_be_had_and_let_others_run() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_token_tells_of_its_deadline_where_no_thread_can_be_had() {
-    in_a_drought("a_token_tells_of_its_deadline_where_no_thread_can_be_had", || {
+    in_a_drought("a_token_tells_of_its_deadline_where_no_thread_can_be_had", |end_soon| {
         let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
         pollster::block_on(token.cancelled());
+        end_soon();
         let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
         assert_eq!(pollster::block_on(token.run_until_cancelled(pending::<()>())), None);
         Instant::now()
@@ -561,10 +568,11 @@ fn a_token_tells_of_its_deadline_where_no_thread_can_be_had() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_hook_fires_soon_after_a_thread_can_be_had_while_somebody_sleeps() {
-    in_a_drought("a_hook_fires_soon_after_a_thread_can_be_had_while_somebody_sleeps", || {
+    in_a_drought("a_hook_fires_soon_after_a_thread_can_be_had_while_somebody_sleeps", |end_soon| {
         let (fired, wait) = channel();
         let token = timebox::timeout_value(SHORT, timebox::token).unwrap();
         let _hook = token.on_cancel(Hook::inline(move || fired.send(Instant::now())));
+        end_soon();
         timebox::sleep(2 * SOON).unwrap();
         wait.recv_timeout(HANG).unwrap()
     });
@@ -574,15 +582,16 @@ fn a_hook_fires_soon_after_a_thread_can_be_had_while_somebody_sleeps() {
 #[test]
 fn a_hook_of_one_thread_fires_while_another_checks_where_no_thread_could_be_had() {
     const TEST: &str = "a_hook_of_one_thread_fires_while_another_checks_where_no_thread_could_be_had";
-    let (first, blocked) = channel::<()>();
+    let (first, blocked) = channel::<EndSoon>();
     let blocks = std::thread::spawn(move || {
-        if blocked.recv().is_ok() {
+        if let Ok(end_soon) = blocked.recv() {
+            end_soon();
             blocks_until(SHORT);
         }
         Instant::now()
     });
-    in_a_drought(TEST, move || {
-        first.send(()).unwrap();
+    in_a_drought(TEST, move |end_soon| {
+        first.send(end_soon).unwrap();
         while !blocks.is_finished() {
             let _ = timeout(SHORT, || (0..1000).try_for_each(|_| checkpoint()));
         }
@@ -593,7 +602,7 @@ fn a_hook_of_one_thread_fires_while_another_checks_where_no_thread_could_be_had(
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interruptible_call_is_not_begun_without_somebody_to_interrupt_it() {
-    in_a_drought("an_interruptible_call_is_not_begun_without_somebody_to_interrupt_it", || {
+    in_a_drought("an_interruptible_call_is_not_begun_without_somebody_to_interrupt_it", |end_soon| {
         // Over before a thread can be had; and after.
         let error = timeout(SHORT, || -> timebox::Result<()> {
             timebox::interruptible(|| (), || -> Result<(), String> { panic!("nobody could end it") })?
@@ -601,6 +610,7 @@ fn an_interruptible_call_is_not_begun_without_somebody_to_interrupt_it() {
             Ok(())
         });
         assert!(error.unwrap_err().is_timeout());
+        end_soon();
         blocks_until(20 * SHORT);
         Instant::now()
     });

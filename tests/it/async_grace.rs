@@ -17,6 +17,7 @@ use timebox::{
 
 use crate::runtimes::{on_each_runtime, yield_now};
 use crate::support::{Failure, LONG, SHORT, bounded, let_the_watchdog_pass, next, wait_for, waker};
+use crate::waiter::Waiter;
 
 on_each_runtime!(
     within_the_grace_the_future_ends_by_itself,
@@ -243,13 +244,16 @@ async fn opening_a_shield_waits_for_a_running_hook() {
     let flag = Arc::clone(&done);
     let (started, wait) = mpsc::channel();
     let run = Timebox::new(LONG).grace(LONG).run_future_value(async move {
+        let waiter = Waiter::default();
+        let seen = waiter.clone();
         let _registration = on_cancel(move || {
             started.send(()).unwrap();
-            thread::sleep(SHORT);
+            seen.sleeps();
             flag.store(true, SeqCst);
         });
         token().cancel();
         next(&wait);
+        waiter.begins();
         future::shield(LONG, async { assert!(done.load(SeqCst)) }).await;
     });
     run.await.unwrap();

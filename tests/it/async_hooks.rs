@@ -18,8 +18,8 @@ use timebox::{
 use crate::polled_in_wake::PolledInWake;
 use crate::runtimes::one_thread;
 use crate::support::{
-    Count, HANG, HeldWatchdog, LONG, SHORT, bounded, counting, counting_on_a_runner, endless,
-    let_the_watchdog_pass, next, poll_once, rounds, unhurried, wait_for,
+    Count, HANG, HeldWatchdog, LONG, SHORT, again_until_held, bounded, counting, counting_on_a_runner,
+    endless, let_the_watchdog_pass, next, poll_once, rounds, unhurried, wait_for,
 };
 
 #[test]
@@ -258,12 +258,6 @@ fn poll_and_cancel(mut call: Pin<&mut impl Future>) {
     let mut scope = pin!(Timebox::new(LONG).cancel_on(&token).run_future_value(call.as_mut()));
     assert!(is_pending(scope.as_mut()));
     token.cancel();
-}
-
-/// Runs the test again if it was too slow for a held watchdog.
-#[track_caller]
-fn again_until_held(test: impl Fn() -> Option<()>) {
-    assert!((0..50).any(|_| test().is_some()), "the watchdog is never held for long enough");
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::error::Error;
 use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{self, channel};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -18,6 +18,7 @@ use crate::runtimes::{on_each_runtime, yield_now};
 use crate::support::{
     Count, LONG, SHORT, bounded, let_the_watchdog_pass, next, poll_once, unhurried, wait_for,
 };
+use crate::waiter::Waiter;
 
 on_each_runtime!(
     an_interruptible_future_has_four_results,
@@ -121,18 +122,27 @@ async fn an_interruptible_future_awaits_its_running_hook() {
     let (mut stop, stopped) = operation();
     let done = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&done);
+    let awaits_hook = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&awaits_hook);
     Timebox::new(LONG)
         .grace(LONG)
         .run_future(async move {
             let hook = Hook::new(move || {
                 stop();
-                thread::sleep(SHORT);
+                wait_for("the call has ended, and its future is pending", || seen.load(SeqCst));
                 flag.store(true, SeqCst);
             });
-            let _ = future::interruptible(hook.once(), async {
+            let has_ended = AtomicBool::new(false);
+            let mut call = pin!(future::interruptible(hook.once(), async {
                 token().cancel();
                 stopped.await;
+                has_ended.store(true, SeqCst);
                 Ok::<_, String>(())
+            }));
+            let _ = poll_fn(|cx| {
+                let poll = call.as_mut().poll(cx);
+                awaits_hook.store(poll.is_pending() && has_ended.load(SeqCst), SeqCst);
+                poll
             })
             .await?;
             assert!(done.load(SeqCst));
@@ -147,9 +157,11 @@ async fn dropping_an_interruptible_future_waits_for_its_running_hook() {
     let done = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&done);
     let (started, has_started) = mpsc::channel();
+    let waiter = Waiter::default();
+    let seen = waiter.clone();
     let hook = Hook::new(move || {
         started.send(()).unwrap();
-        thread::sleep(SHORT);
+        seen.sleeps();
         flag.store(true, SeqCst);
     });
     let (tell, told) = mpsc::channel();
@@ -160,6 +172,7 @@ async fn dropping_an_interruptible_future_waits_for_its_running_hook() {
     assert!(futures::poll!(&mut call).is_pending());
     next(&told).cancel();
     next(&has_started);
+    waiter.begins();
     drop(call);
     assert!(done.load(SeqCst));
     assert_eq!(Arc::strong_count(&done), 1);

@@ -15,6 +15,7 @@ use timebox::{
 };
 
 use crate::support::{HANG, LONG, SHORT, bounded, let_the_watchdog_pass, next, outlast, rounds, unhurried};
+use crate::waiter::Waiter;
 
 #[test]
 fn a_hook_fires_when_its_scope_expires() {
@@ -69,10 +70,13 @@ fn on_cancel_fires_once() {
         with_timeout(LONG, |scope| {
             let (fired, wait) = channel();
             let _registration = scope.on_cancel(Hook::inline(move || fired.send(())));
+            let (repeated, repeats) = channel();
+            let _repeats = scope.on_cancel(Hook::inline(move || repeated.send(())).every(SHORT));
             scope.token().cancel();
             next(&wait);
-            // Not a proof, but 20 ms would be time for five firings of one that repeats.
-            assert!(wait.recv_timeout(SHORT).is_err());
+            // One that repeats by default has fired five times by then.
+            (0..2).for_each(|_| next(&repeats));
+            assert!(wait.try_recv().is_err());
             Ok::<_, TimeoutError>(())
         })
         .unwrap();
@@ -196,17 +200,19 @@ fn dropping_a_registration_waits_for_its_running_hook() {
             let token = CancellationToken::new();
             let done = Arc::new(AtomicBool::new(false));
             let (started, wait) = channel();
+            let waiter = Waiter::default();
             let hook: Box<dyn FnMut() + Send> = {
-                let done = Arc::clone(&done);
+                let (done, waiter) = (Arc::clone(&done), waiter.clone());
                 Box::new(move || {
                     started.send(()).unwrap();
-                    thread::sleep(SHORT);
+                    waiter.sleeps();
                     done.store(true, SeqCst);
                 })
             };
             let registration = token.on_cancel(hook_kind(hook));
             token.cancel();
             next(&wait);
+            waiter.begins();
             drop(registration);
             assert!(done.load(SeqCst));
             assert_eq!(Arc::strong_count(&done), 1, "the hook itself is gone too");
@@ -221,17 +227,19 @@ fn when_interruptible_has_returned_its_hook_is_not_running_and_never_will() {
             let running = AtomicBool::new(false);
             let count = AtomicU32::new(0);
             let (started, wait) = channel();
+            let waiter = Waiter::default();
             with_timeout(LONG, |scope| {
                 let hook = || {
                     running.store(true, SeqCst);
                     count.fetch_add(1, SeqCst);
                     let _ = started.send(());
-                    thread::sleep(Duration::from_millis(1));
+                    waiter.sleeps();
                     running.store(false, SeqCst);
                 };
                 let _ = scope.interruptible(Hook::new(hook).every(Duration::ZERO), || {
                     scope.token().cancel();
                     next(&wait);
+                    waiter.begins();
                     Ok::<_, String>(())
                 })?;
                 assert!(!running.load(SeqCst));
@@ -250,14 +258,16 @@ fn a_scopes_exit_waits_for_its_running_hook() {
     bounded(|| {
         let done = Arc::new(AtomicBool::new(false));
         let (started, wait) = channel();
+        let waiter = Waiter::default();
         let kept: Registration = with_timeout(SHORT, |scope| {
-            let done = Arc::clone(&done);
+            let (done, seen) = (Arc::clone(&done), waiter.clone());
             let registration = scope.on_cancel(move || {
                 started.send(()).unwrap();
-                thread::sleep(SHORT);
+                seen.sleeps();
                 done.store(true, SeqCst);
             });
             next(&wait);
+            waiter.begins();
             Ok::<_, TimeoutError>(registration)
         })
         .unwrap();
@@ -433,17 +443,19 @@ fn a_scope_waits_for_a_hook_that_has_dropped_its_own_registration() {
         let (began, begins) = channel();
         let ended = Arc::new(AtomicBool::new(false));
         let own = Arc::new(Mutex::new(None::<Registration>));
+        let waiter = Waiter::default();
         with_timeout(LONG, |scope| {
-            let (ends, inside) = (Arc::clone(&ended), Arc::clone(&own));
+            let (ends, inside, seen) = (Arc::clone(&ended), Arc::clone(&own), waiter.clone());
             let hook = move || {
                 drop(inside.lock().unwrap().take());
                 let _ = began.send(());
-                thread::sleep(SHORT);
+                seen.sleeps();
                 ends.store(true, SeqCst);
             };
             *own.lock().unwrap() = Some(scope.on_cancel(hook));
             scope.token().cancel();
             next(&begins);
+            waiter.begins();
             Ok::<_, TimeoutError>(())
         })
         .unwrap();
@@ -626,12 +638,15 @@ fn a_drop_inside_another_hook_waits_for_the_hook_that_it_ends() {
         let (began, begins) = channel();
         let (done, wait) = channel();
         let ends = Arc::clone(&ended);
+        let waiter = Waiter::default();
+        let seen = waiter.clone();
         let mut registration = Some(slow.on_cancel(move || {
             began.send(()).unwrap();
-            thread::sleep(SHORT);
+            seen.sleeps();
             ends.store(true, SeqCst);
         }));
         let _other = other.on_cancel(move || {
+            waiter.begins();
             drop(registration.take());
             done.send(ended.load(SeqCst)).unwrap();
         });

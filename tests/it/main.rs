@@ -3,6 +3,7 @@
 mod polled_in_wake;
 mod runtimes;
 mod support;
+mod waiter;
 
 mod async_depth;
 mod async_drop;

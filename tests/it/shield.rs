@@ -14,6 +14,7 @@ use timebox::{
 };
 
 use crate::support::{HANG, LONG, SHORT, ask_often, bounded, let_the_watchdog_pass, next, outlast, wait_for};
+use crate::waiter::Waiter;
 
 /// The longest a shield may hold.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -265,17 +266,20 @@ fn opening_a_shield_waits_for_a_running_hook_of_the_scopes_own_token() {
                 let done = Arc::new(AtomicBool::new(false));
                 let own = Arc::new(Mutex::new(None::<Registration>));
                 let (ends, inside) = (Arc::clone(&done), Arc::clone(&own));
+                let waiter = Waiter::default();
+                let seen = waiter.clone();
                 let hook = move || {
                     if drops_itself {
                         drop(inside.lock().unwrap().take());
                     }
                     started.send(()).unwrap();
-                    thread::sleep(SHORT);
+                    seen.sleeps();
                     ends.store(true, SeqCst);
                 };
                 *own.lock().unwrap() = Some(token().on_cancel(Hook::new(hook)));
                 scope.token().cancel();
                 next(&wait);
+                waiter.begins();
                 shield(LONG, || assert!(done.load(SeqCst)));
                 drop(own.lock().unwrap().take());
                 Ok::<_, TimeoutError>(())
@@ -399,13 +403,16 @@ fn opening_a_shield_waits_for_a_running_hook() {
         let (started, wait) = channel();
         with_timeout(LONG, |scope| {
             let flag = Arc::clone(&done);
+            let waiter = Waiter::default();
+            let seen = waiter.clone();
             let _registration = scope.on_cancel(move || {
                 started.send(()).unwrap();
-                thread::sleep(SHORT);
+                seen.sleeps();
                 flag.store(true, SeqCst);
             });
             scope.token().cancel();
             next(&wait);
+            waiter.begins();
             shield(LONG, || assert!(done.load(SeqCst)));
             Ok::<_, TimeoutError>(())
         })

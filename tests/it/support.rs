@@ -164,6 +164,12 @@ impl HeldWatchdog {
     }
 }
 
+/// Runs the test again if it was too slow for a held watchdog.
+#[track_caller]
+pub(crate) fn again_until_held(test: impl Fn() -> Option<()>) {
+    assert!((0..50).any(|_| test().is_some()), "the watchdog is never held for long enough");
+}
+
 /// How often a test does the same again: miri, which is a thousand times slower, finds in few rounds what it finds at
 /// all.
 pub(crate) const fn rounds(many: u32) -> u32 {

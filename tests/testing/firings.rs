@@ -99,8 +99,12 @@ fn inline_ones_go_first() {
         let (counted, before) = (blocking.clone(), Arc::new(AtomicU32::new(1)));
         let told = Arc::clone(&before);
         let _inline = token.on_cancel(Hook::inline(move || {
-            // Time enough for the other, were it under way.
-            std::thread::sleep(Duration::from_millis(20));
+            // The other, were it under way, would be on a runner by the time that this one is.
+            let later = CancellationToken::new();
+            let (ran, runs) = channel();
+            let _later = later.on_cancel(move || ran.send(()));
+            later.cancel();
+            runs.recv_timeout(30 * SECOND).unwrap();
             told.store(counted.get(), Ordering::SeqCst);
         }));
         let _blocking = token.on_cancel(blocking.counting(Hook::new));

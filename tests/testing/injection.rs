@@ -1,5 +1,6 @@
 //! Expiry at one interruption point, on purpose.
 
+use super::waiter::Waiter;
 use super::*;
 use std::sync::mpsc::channel;
 
@@ -109,12 +110,16 @@ fn hooks_have_run_when_the_point_is_passed_on() {
     .unwrap();
 }
 
-/// The scope of this hook expires at a checkpoint in a shield; and what is so when that has been left.
-fn expires_in_a_shield(hook: impl Into<Hook<'static>>, left: impl FnOnce()) {
+/// The scope of this hook expires at a checkpoint in a shield; what is done before that is left, and after.
+fn expires_in_a_shield(hook: impl Into<Hook<'static>>, leaves: impl FnOnce(), left: impl FnOnce()) {
     expire_at_checkpoint(2, || {
         timeout(HOUR, || -> Done {
             let _registration = timebox::on_cancel(hook);
-            shield(HOUR, checkpoint)?;
+            shield(HOUR, || {
+                checkpoint()?;
+                leaves();
+                Ok::<_, TimeoutError>(())
+            })?;
             left();
             Ok(())
         })
@@ -126,12 +131,13 @@ fn expires_in_a_shield(hook: impl Into<Hook<'static>>, left: impl FnOnce()) {
 fn hooks_that_a_shield_held_up_have_run_when_it_is_left() {
     let fired = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&fired);
+    let waiter = Waiter::default();
+    let seen = waiter.clone();
     let hook = move || {
-        // Time enough for the test to go on, were it not waited for.
-        std::thread::sleep(Duration::from_millis(20));
+        seen.sleeps();
         counted.fetch_add(1, Ordering::SeqCst)
     };
-    expires_in_a_shield(hook, || assert_eq!(fired.load(Ordering::SeqCst), 1));
+    expires_in_a_shield(hook, || waiter.begins(), || assert_eq!(fired.load(Ordering::SeqCst), 1));
 }
 
 #[test]
@@ -140,7 +146,7 @@ fn a_hook_that_a_shield_held_up_escalates_while_it_runs() {
     let (done, is_done) = channel();
     let first = Hook::new(move || done.send(comes.recv_timeout(30 * SECOND).is_ok())).once();
     let hook = first.then(Duration::ZERO, Hook::new(move || come.send(())).once());
-    expires_in_a_shield(hook, || assert_eq!(is_done.try_recv(), Ok(true)));
+    expires_in_a_shield(hook, || (), || assert_eq!(is_done.try_recv(), Ok(true)));
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod nesting;
 mod panics;
 mod shields;
 mod sweep;
+#[path = "../it/waiter.rs"]
+mod waiter;
 
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
