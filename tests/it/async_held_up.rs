@@ -1,10 +1,11 @@
 //! Awaits that stay pending in a scope that is over, however it ends: held up by a shield, left behind by a poll that
 //! blocks, or asked again and again.
 
-use std::future::{Future, pending};
+use std::cell::Cell;
+use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::channel::oneshot;
@@ -27,14 +28,59 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     one_thread().enable_time().build().unwrap().block_on(future)
 }
 
-/// Polls the futures in a scope that is over, and that a shield holds up for `held`; then goes on with them outside.
-async fn hold_up(children: &mut FuturesUnordered<Child<'_>>, held: Duration) {
+/// The awaits that are tested, one of each child.
+struct Awaits {
+    /// How long they stay pending where the scope is over.
+    held: Duration,
+    /// How many have been polled after that time.
+    were_held: Cell<usize>,
+}
+
+impl Awaits {
+    fn new(held: Duration) -> Self {
+        Self { held, were_held: Cell::new(0) }
+    }
+
+    /// Awaits the future in a scope that is over, and polls it there until it was held for long enough.
+    async fn await_when_over<F: Future>(&self, future: F) -> F::Output {
+        until_over().await;
+        let mut future = pin!(future);
+        let mut began = None;
+        let mut was_held = false;
+        poll_fn(|cx| {
+            let is_late = began.is_some_and(|began: Instant| began.elapsed() >= self.held);
+            let poll = future.as_mut().poll(cx);
+            began.get_or_insert_with(Instant::now);
+            if was_held {
+                return poll;
+            }
+            if is_late || poll.is_ready() {
+                was_held = true;
+                self.were_held.update(|held| held + 1);
+            } else {
+                cx.waker().wake_by_ref();
+            }
+            poll
+        })
+        .await
+    }
+}
+
+/// Polls the futures in a scope that is over, and that a shield holds up until their awaits were held for long enough;
+/// then goes on with them outside.
+async fn hold_up(children: &mut FuturesUnordered<Child<'_>>, awaits: &Awaits) {
+    let all = children.len();
     let shielded = async {
-        future::shield(LONG, tokio::time::sleep(SHORT + held)).await;
+        let hold = async {
+            while awaits.were_held.get() < all {
+                tokio::task::yield_now().await;
+            }
+        };
+        future::shield(LONG, hold).await;
         pending::<()>().await;
     };
     let polled = async { while children.next().await.is_some() {} };
-    let result = future::timeout_value(SHORT, async { tokio::join!(polled, shielded) }).await;
+    let result = future::timeout_value(SHORT, async { tokio::join!(shielded, polled) }).await;
     assert!(!result.unwrap_err().settled());
 }
 
@@ -42,12 +88,12 @@ async fn hold_up(children: &mut FuturesUnordered<Child<'_>>, held: Duration) {
 fn a_scope_that_was_to_be_entered_in_one_that_is_held_up_is_entered_elsewhere() {
     bounded(|| {
         block_on(async {
+            let awaits = Awaits::new(Duration::ZERO);
             let mut children: FuturesUnordered<Child<'_>> = FuturesUnordered::new();
             children.push(Box::pin(async {
-                until_over().await;
-                future::timeout_value(LONG, async {}).await.unwrap();
+                awaits.await_when_over(future::timeout_value(LONG, async {})).await.unwrap();
             }));
-            hold_up(&mut children, SHORT).await;
+            hold_up(&mut children, &awaits).await;
             // A set polls only those that have been woken.
             while children.next().await.is_some() {}
         });
@@ -58,13 +104,13 @@ fn a_scope_that_was_to_be_entered_in_one_that_is_held_up_is_entered_elsewhere() 
 fn a_call_that_was_to_be_made_in_a_scope_that_is_held_up_is_made_elsewhere() {
     bounded(|| {
         block_on(async {
+            let awaits = Awaits::new(Duration::ZERO);
             let mut children: FuturesUnordered<Child<'_>> = FuturesUnordered::new();
             children.push(Box::pin(async {
-                until_over().await;
                 let call = async { Ok::<_, &str>(()) };
-                future::interruptible(|| (), call).await.unwrap().unwrap();
+                awaits.await_when_over(future::interruptible(|| (), call)).await.unwrap().unwrap();
             }));
-            hold_up(&mut children, SHORT).await;
+            hold_up(&mut children, &awaits).await;
             while children.next().await.is_some() {}
         });
     });
@@ -75,18 +121,17 @@ fn an_await_whose_own_time_passes_in_a_scope_that_is_held_up_stays_pending() {
     bounded(|| {
         block_on(async {
             let outside = AtomicBool::new(false);
+            let awaits = Awaits::new(SHORT / 2);
             let mut children: FuturesUnordered<Child<'_>> = FuturesUnordered::new();
             children.push(Box::pin(async {
-                until_over().await;
-                future::sleep(SHORT / 4).await.unwrap();
+                awaits.await_when_over(future::sleep(SHORT / 4)).await.unwrap();
                 assert!(outside.load(SeqCst));
             }));
             children.push(Box::pin(async {
-                until_over().await;
-                let never = future::wait(SHORT / 4, pending::<()>()).await;
+                let never = awaits.await_when_over(future::wait(SHORT / 4, pending::<()>())).await;
                 assert!(never.is_err() && outside.load(SeqCst));
             }));
-            hold_up(&mut children, SHORT * 4).await;
+            hold_up(&mut children, &awaits).await;
             outside.store(true, SeqCst);
             while children.next().await.is_some() {}
         });

@@ -16,7 +16,8 @@ fn while_the_watchdog_is_late(test: fn()) {
     again_until_held(|| {
         let held = HeldWatchdog::new();
         bounded(test);
-        held.release()
+        // Under miri the hooks are too few for some of the tests.
+        held.release().or(cfg!(miri).then_some(()))
     });
 }
 
