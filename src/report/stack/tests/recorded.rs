@@ -154,10 +154,11 @@ impl ReadMemory for &Recorder {
 
 /// Whether the address is in this function.
 fn is_in(function: usize, address: u64) -> bool {
+    let address = ptr::without_provenance(usize::try_from(address).unwrap());
     // SAFETY: zero is a valid `Dl_info`.
     let mut info: libc::Dl_info = unsafe { mem::zeroed() };
     // SAFETY: `dladdr` only looks the address up, and `info` is valid for writes.
-    let found = unsafe { libc::dladdr(ptr::without_provenance(address as usize), &raw mut info) };
+    let found = unsafe { libc::dladdr(address, &raw mut info) };
     found != 0 && info.dli_saddr.addr() == function
 }
 
