@@ -68,6 +68,9 @@ fn compute_until(is_over: &mpsc::Receiver<()>) {
     }
 }
 
+/// Long after a sample must have come, even on a busy machine.
+const HANG: Duration = Duration::from_secs(120);
+
 /// Waits until the profile has so many samples.
 fn wait_for_samples(live: &LiveProfile, count: u64) -> ProfileReport {
     let start = Instant::now();
@@ -76,7 +79,7 @@ fn wait_for_samples(live: &LiveProfile, count: u64) -> ProfileReport {
         if report.samples() >= count {
             return report;
         }
-        assert!(start.elapsed() < Duration::from_secs(120), "not {count} samples: {report}");
+        assert!(start.elapsed() < HANG, "not {count} samples: {report}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -645,10 +648,13 @@ fn a_flame_graph_is_drawn_even_of_nothing() {
     let live = profile.live();
     // Until both have been sampled.
     let ((), report) = profile.run(|| {
+        let start = Instant::now();
         while live.report().running().is_zero() {
+            assert!(start.elapsed() < HANG, "no sample of code that runs");
             parse(Duration::from_millis(50));
         }
         while live.report().waiting().is_zero() {
+            assert!(start.elapsed() < HANG, "no sample of a wait");
             thread::sleep(Duration::from_millis(50));
         }
     });

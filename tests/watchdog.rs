@@ -481,9 +481,9 @@ const SOON: Duration = Duration::from_secs(2);
 #[cfg(target_os = "linux")]
 type EndSoon = Box<dyn FnOnce() + Send>;
 
-/// What waits for a watchdog that cannot be had, in a process of its own: `work` goes on for as long as the drought
-/// does, which another thread ends a while after `work` has said so, and returns when it noticed that its limit was
-/// over.
+/// Runs `work` in a process of its own, in a drought: no thread can be started, so there is no watchdog. `work` calls
+/// its argument once it has met the drought. 300 ms later the drought ends. `work` returns the moment at which it
+/// noticed that its limit was over.
 #[cfg(target_os = "linux")]
 fn in_a_drought(test: &str, work: impl FnOnce(EndSoon) -> Instant) {
     const DROUGHT: Duration = Duration::from_millis(300);

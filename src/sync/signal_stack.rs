@@ -11,15 +11,15 @@ struct SignalStack {
     size: usize,
 }
 
-/// What the handlers may use beside what the kernel stores there.
+/// How many bytes the handlers may use, beside those that the kernel needs.
 const ROOM: usize = 16 << 10;
 
 thread_local! {
     static OWN: OnceCell<Option<SignalStack>> = const { OnceCell::new() };
 }
 
-/// Gives this thread a stack for its signal handlers, until the thread ends. Does nothing if the thread has one, as all
-/// threads that std starts, or if there is no memory.
+/// Gives this thread a stack for its signal handlers, until the thread ends. Does nothing if the thread has such a stack
+/// already (std gives one to each thread that it starts), or if there is no memory.
 ///
 /// Without such a stack a handler runs on the thread's own stack. If that stack is nearly full, the kernel kills the
 /// process.

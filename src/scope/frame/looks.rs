@@ -55,7 +55,8 @@ impl Scope {
         let has_extras = !self.extras.is_null();
         if matches!(self.kind, Kind::Block | Kind::Future) && !has_extras && self.outer.is_null() {
             // The sum cannot overflow: see `NO_WARNING`. The look comes before the deadline `effective`, which is
-            // `entered + asked`, because there is no scope around.
+            // `entered + asked`, because there is no scope around. If the look was due before this poll began, see
+            // `arm_look`.
             let look = self.entered + watchdog::global().warn_after().min(self.asked) / 2;
             if !is_polled || look > watchdog::global().reached() {
                 thread.arm_with_look(effective, look);
