@@ -42,7 +42,7 @@ struct Limits {
     most: f64,
 }
 
-/// The aim is the count of a prototype that had no labels, no errors and no unwinding.
+/// The aim is the count of a prototype that had no labels, no errors and no unwinding; there was none for requests.
 #[cfg(not(feature = "report"))]
 const fn limits(aim: f64, reached: f64) -> Limits {
     Limits { aim, reached, most: reached * SLACK }
@@ -58,12 +58,13 @@ const fn difference(case: &'static str, less: &'static str, limits: Option<Limit
 }
 
 #[cfg(not(feature = "report"))]
-const COUNTS: [Count; 11] = [
+const COUNTS: [Count; 12] = [
     count("scope/timebox", Some(limits(60.0, 85.0))),
     count("three_same/timebox", Some(limits(130.0, 212.0))),
     count("three_shrinking/timebox", Some(limits(240.0, 352.0))),
     count("ready/timebox", Some(limits(40.0, 191.0))),
     count("pending/timebox", Some(limits(270.0, 505.0))),
+    count("request/timebox", Some(limits(386.0, 386.0))),
     difference("checkpoint/timebox", "checkpoint/none", Some(limits(10.0, 12.5))),
     count("three_pending/timebox", None),
     count("scope/instant_now", None),

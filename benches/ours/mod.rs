@@ -4,9 +4,11 @@ use crate::measure::{Case, case, chain, over, poll_pending_once, poll_ready, sec
 use crate::peers;
 use std::future::{Future, ready};
 use std::hint::black_box;
+use std::panic::Location;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use timebox::{CancellationToken, TimeoutError};
+use std::task::{Context, Poll, Waker};
+use timebox::future::ScopeTemplate;
+use timebox::{CancellationToken, Timebox, TimeoutError};
 
 /// Pending once, then ready, as the peers' is.
 struct PendOnce {
@@ -130,6 +132,27 @@ pub(crate) fn cases() -> Vec<Case> {
                 timebox::future::timeout(seconds(30), timebox::future::timeout(seconds(30), pend_once()))
             ))
         ),
+        // The scope of a request: open in the call of the service, in a poll of its future, and in a poll of the body.
+        Case {
+            name: "request/timebox",
+            make: || {
+                let timebox = Timebox::new(seconds(30)).label("GET /users/{id}");
+                let requests = ScopeTemplate::new(timebox, Location::caller());
+                let mut context = Context::from_waker(Waker::noop());
+                Box::new(move |n| {
+                    for _ in 0..n {
+                        let mut scope = black_box(&requests).scope();
+                        done(scope.enter(|_| black_box(7)));
+                        for _ in 0..2 {
+                            match scope.poll(&mut context, |_| Poll::Ready(black_box(7))) {
+                                Poll::Ready(result) => done(result),
+                                Poll::Pending => over(),
+                            }
+                        }
+                    }
+                })
+            },
+        },
         Case {
             name: "yield/timebox",
             make: || {

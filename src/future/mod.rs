@@ -90,7 +90,7 @@ use scoped::Scoped;
 
 pub use interruptible::{Interruptible, interruptible};
 pub use or_else::TimeoutOrElse;
-pub use poll_scope::PollScope;
+pub use poll_scope::{PollScope, ScopeTemplate};
 pub use shield::{Shield, shield};
 pub use sleep::{Sleep, sleep};
 #[cfg(feature = "stream")]

@@ -1,14 +1,18 @@
 use std::future::poll_fn;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::pin::pin;
 use std::ptr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::scoped::Call;
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
-use crate::scope::{Scope, SuspendedScope, Timebox};
+use crate::scope::{Extras, Scope, SuspendedScope, Timebox};
+use crate::test_env::TestEnv;
 use crate::thread::Thread;
+use crate::time::{Kind as LimitKind, Limit};
 
 /// The scope of work that is polled by hand, and gives more than one value: a stream, a response and its body.
 ///
@@ -48,7 +52,9 @@ use crate::thread::Thread;
 #[derive(Debug)]
 pub struct PollScope {
     polled: SuspendedScope,
-    wakeup: TaskWakeup,
+    /// Not dropped with this value, because it is always cleared before.
+    wakeup: ManuallyDrop<TaskWakeup>,
+    extras: Arc<Extras>,
 }
 
 impl PollScope {
@@ -56,7 +62,15 @@ impl PollScope {
     /// Errors show this place as the place where the scope was opened.
     pub fn new(timebox: Timebox, location: &'static Location<'static>) -> Self {
         let (limit, extras) = timebox.into_parts();
-        Self { polled: SuspendedScope::with(limit, extras, location), wakeup: TaskWakeup::default() }
+        Self::with(limit, Arc::new(extras), location)
+    }
+
+    fn with(limit: Limit, extras: Arc<Extras>, location: &'static Location<'static>) -> Self {
+        let polled = match extras.plain_duration(&limit) {
+            Some(asked) if !TestEnv::is_in_force() => SuspendedScope::lasting(asked, location),
+            _ => SuspendedScope::sharing(limit, &extras, location),
+        };
+        Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), extras }
     }
 
     /// Polls the work in the scope, and then checks the deadline, as [`timeout`](super::timeout) does. While the work
@@ -77,8 +91,8 @@ impl PollScope {
         let future = pin!(Some(poll_fn(poll)));
         #[cfg(feature = "report")]
         let is_report_due = self.wakeup.is_report_due();
-        let mut call =
-            Call::<_, _, _, true> { wakeup: &mut self.wakeup, future, cx, done: Ok, poll: &mut result };
+        let (wakeup, shared) = (&mut self.wakeup, Some(&*self.extras));
+        let mut call = Call::<_, _, _, true> { wakeup, shared, future, cx, done: Ok, poll: &mut result };
         #[cfg(feature = "report")]
         if is_report_due {
             call.run::<true>(&mut self.polled);
@@ -96,19 +110,84 @@ impl PollScope {
     /// A [`TimeoutError`] if the scope is not entered yet and has no time left, or if
     /// [`checkpoint_or_unwind`](crate::checkpoint_or_unwind) unwound the block.
     pub fn enter<R>(&mut self, body: impl FnOnce(&Scope) -> R) -> Result<R, TimeoutError> {
-        let polled = &mut self.polled;
+        let (polled, shared) = (&mut self.polled, Some(&*self.extras));
         let thread = Thread::current();
         if !polled.is_entered() {
-            let entered = polled.enter(&thread);
-            entered.map_err(|refused| polled.refusal(&thread, refused))?;
+            let entered = polled.enter(&thread, shared);
+            entered.map_err(|refused| polled.refusal(&thread, shared, refused))?;
         }
         let has_timer = self.wakeup.is_set_for(polled.own());
-        polled.open(&thread, ptr::null(), has_timer, body)
+        polled.open(&thread, shared, ptr::null(), has_timer, body)
     }
 }
 
 impl Drop for PollScope {
+    #[inline]
     fn drop(&mut self) {
         self.wakeup.clear();
+    }
+}
+
+/// The settings of many scopes that are alike, such as the scopes of all requests of one route. A scope that is made of
+/// a template does not make the settings anew, so it costs less.
+///
+/// # Examples
+///
+/// ```
+/// use std::panic::Location;
+/// use std::time::Duration;
+/// use timebox::future::ScopeTemplate;
+/// use timebox::{Timebox, remaining};
+///
+/// let limit = Duration::from_secs(5);
+/// let requests = ScopeTemplate::new(Timebox::new(limit).label("GET /users"), Location::caller());
+/// for _ in 0..2 {
+///     assert!(requests.scope().enter(|_| remaining()).unwrap() <= Some(limit));
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ScopeTemplate {
+    limit: Limit,
+    extras: Arc<Extras>,
+    location: &'static Location<'static>,
+    /// The duration of the scopes in nanoseconds, if nothing else decides when they end.
+    plain: Option<u64>,
+}
+
+impl ScopeTemplate {
+    /// Makes a template. `location` is the place in the user's code where the limit stands.
+    pub fn new(timebox: Timebox, location: &'static Location<'static>) -> Self {
+        let (limit, extras) = timebox.into_parts();
+        let plain = extras.plain_duration(&limit);
+        Self { limit, extras: Arc::new(extras), location, plain }
+    }
+
+    /// The [label](Timebox::label) of the scopes.
+    pub fn label(&self) -> Option<&str> {
+        self.extras.options.label.as_deref()
+    }
+
+    /// Makes a scope, but does not enter it.
+    #[inline]
+    pub fn scope(&self) -> PollScope {
+        match self.plain {
+            Some(asked) if !TestEnv::is_in_force() => PollScope {
+                polled: SuspendedScope::lasting(asked, self.location),
+                wakeup: ManuallyDrop::new(TaskWakeup::default()),
+                extras: Arc::clone(&self.extras),
+            },
+            _ => self.scope_of_any_kind(),
+        }
+    }
+
+    #[inline(never)]
+    fn scope_of_any_kind(&self) -> PollScope {
+        let Self { limit, extras, location, .. } = self;
+        let extras = match limit.kind() {
+            // Each scope remembers how much of the quota was left when it was entered.
+            LimitKind::Budget(_) => Arc::new(Extras::new(limit, extras.options.clone())),
+            _ => Arc::clone(extras),
+        };
+        PollScope::with(limit.clone(), extras, location)
     }
 }

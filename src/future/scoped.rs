@@ -18,7 +18,7 @@ use crate::scope::checkpoint::is_over;
 #[cfg(feature = "report")]
 use crate::scope::is_watched;
 use crate::scope::test_hooks::{mark_wait, point};
-use crate::scope::{Entered, Rejected, Scope, run_entered};
+use crate::scope::{Entered, Extras, Rejected, Scope, run_entered};
 use crate::thread::Thread;
 use crate::time::{NEVER, clock};
 
@@ -95,8 +95,14 @@ impl<F: Future, const KEEP: bool> Scoped<F, KEEP> {
         // registers. The result leaks only if the drop of the future panics.
         let mut poll = ManuallyDrop::new(Poll::Pending);
         let this = self.project();
-        let mut call =
-            Call::<_, _, _, KEEP> { wakeup: this.wakeup, future: this.future, cx, done, poll: &mut poll };
+        let mut call = Call::<_, _, _, KEEP> {
+            wakeup: this.wakeup,
+            shared: None,
+            future: this.future,
+            cx,
+            done,
+            poll: &mut poll,
+        };
         call.run::<TRACED>(this.polled);
         if poll.is_ready() {
             leaving(this.polled);
@@ -161,6 +167,8 @@ impl<F> Scoped<F, true> {
 /// With `KEEP` the scope and the timer stay after the future has given a value, for further polls.
 pub(super) struct Call<'a, 'cx, F, D, O, const KEEP: bool> {
     pub(super) wakeup: &'a mut TaskWakeup,
+    /// The configuration of the scope, if the scope does not keep it by itself.
+    pub(super) shared: Option<&'a Extras>,
     pub(super) future: Pin<&'a mut Option<F>>,
     pub(super) cx: &'a mut Context<'cx>,
     pub(super) done: D,
@@ -190,7 +198,7 @@ where
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn resume(&self, thread: &Thread, polled: &mut SuspendedScope, frame: &mut Scope) -> Entered {
         let has_timer = self.wakeup.is_set_for(polled.own());
-        polled.resume(thread, frame, ptr::from_ref(task_waker(self.cx)), has_timer)
+        polled.resume(thread, frame, self.shared, ptr::from_ref(task_waker(self.cx)), has_timer)
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
@@ -218,8 +226,8 @@ where
             return false;
         }
         if !polled.is_entered() {
-            if let Err(refused) = polled.enter(thread) {
-                let error = stay_out(thread, polled, self.wakeup, refused, task_waker(self.cx));
+            if let Err(refused) = polled.enter(thread, self.shared) {
+                let error = stay_out(thread, polled, self.shared, self.wakeup, refused, task_waker(self.cx));
                 if !KEEP && error.is_ready() {
                     self.future.set(None);
                 }
@@ -321,6 +329,7 @@ fn end_after_hooks(
 fn stay_out(
     thread: &Thread,
     polled: &mut SuspendedScope,
+    shared: Option<&Extras>,
     wakeup: &mut TaskWakeup,
     refused: Rejected,
     waker: &Waker,
@@ -337,7 +346,7 @@ fn stay_out(
         return Poll::Pending;
     }
     wakeup.clear();
-    Poll::Ready(polled.refusal(thread, refused))
+    Poll::Ready(polled.refusal(thread, shared, refused))
 }
 
 /// Called after a poll that left the future pending. If the future's time is up, gives the error. Otherwise the task
@@ -445,7 +454,7 @@ fn drop_inside<F>(polled: &mut SuspendedScope, mut future: Pin<&mut Option<F>>) 
         return future.set(None);
     }
     // If the future's drop unwinds with the scope's error, `open` returns that error. Nobody is left to receive it.
-    let _ = Thread::with(|thread| polled.open(thread, ptr::null(), true, |_| future.set(None)));
+    let _ = Thread::with(|thread| polled.open(thread, None, ptr::null(), true, |_| future.set(None)));
 }
 
 impl<F, const KEEP: bool> fmt::Debug for Scoped<F, KEEP> {

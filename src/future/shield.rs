@@ -166,7 +166,7 @@ impl<F: Future> Future for Shield<F> {
             };
             let mut poll = Poll::Pending;
             // `open` returns an error only if an unwinding ends at this scope, and no unwinding ends at a shield.
-            let _ = opened.polled.open(thread, ptr::null(), false, |_| {
+            let _ = opened.polled.open(thread, None, ptr::null(), false, |_| {
                 if let Some(future) = this.future.as_mut().as_pin_mut() {
                     poll = future.poll(cx);
                 }
@@ -233,7 +233,7 @@ impl<F> PinnedDrop for Shield<F> {
         {
             // `open` returns no error, because no unwinding ends at a shield.
             let _ = Thread::with(|thread| {
-                opened.polled.open(thread, ptr::null(), true, |_| this.future.set(None))
+                opened.polled.open(thread, None, ptr::null(), true, |_| this.future.set(None))
             });
         }
     }

@@ -8,9 +8,9 @@ use crate::error::{Fields, TimeoutError};
 use crate::sync::{Mutex, lock};
 #[cfg(feature = "profile")]
 use crate::thread::ProfileId;
-use crate::time::{Kind, Limit};
 #[cfg(feature = "report")]
-use crate::time::{NEVER, nanos};
+use crate::time::NEVER;
+use crate::time::{Kind, Limit, nanos};
 use crate::token::CancellationToken;
 use crate::token::node::Node;
 
@@ -47,8 +47,8 @@ pub(crate) struct Extras {
     pub(crate) quota_left: OnceLock<Duration>,
     /// The last error that named the scope, for `run_or_else`.
     raised: Mutex<Option<TimeoutError>>,
-    /// Set by `run_or_else`. Then the scope's node also keeps the last error that named the scope, because errors of
-    /// tokens and other threads reach only the node.
+    /// Set by `run_or_else`. Then `raised` keeps the last error that named the scope. The scope's node keeps it too,
+    /// because errors of tokens and other threads reach only the node.
     pub(crate) falls_back: bool,
     #[cfg(feature = "report")]
     pub(crate) readable: Readable,
@@ -127,7 +127,20 @@ impl Extras {
         }
     }
 
+    /// The duration of a scope with this limit, in nanoseconds, if nothing else decides when the scope ends.
+    pub(crate) fn plain_duration(&self, limit: &Limit) -> Option<u64> {
+        let Options { reserve, tokens, within, .. } = &self.options;
+        let is_plain = reserve.is_zero() && tokens.is_empty() && within.is_none();
+        match limit.kind() {
+            Kind::After(duration) if is_plain => Some(nanos(*duration)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn set_raised(&self, error: &TimeoutError) {
+        if !self.falls_back {
+            return;
+        }
         let before = lock(&self.raised).replace(error.clone());
         // Dropped after the unlock: the source of the error may have a foreign type, whose drop may run any code.
         drop(before);

@@ -33,7 +33,6 @@ pub use cancel::{on_cancel, token};
 #[cfg(panic = "unwind")]
 pub use checkpoint::checkpoint_or_unwind;
 pub use checkpoint::{checkpoint, deadline, is_expired, remaining, require};
-#[cfg(feature = "testing")]
 pub(crate) use config::Extras;
 pub(crate) use entry::Rejected;
 pub use frame::Scope;

@@ -69,6 +69,21 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold }
     }
 
+    /// A scope with a duration and nothing else. Not for test environments.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn lasting(asked: u64, location: &'static Location<'static>) -> Self {
+        Self { entered: 0, asked, location, cold: ColdBox::none() }
+    }
+
+    /// A scope that does not keep its `extras`: the caller passes them to each call that takes `shared`.
+    pub(crate) fn sharing(limit: Limit, extras: &Extras, location: &'static Location<'static>) -> Self {
+        let mut cold = ColdState::boxed(limit, None, None);
+        if let Some(within) = &extras.options.within {
+            cold.env = within.env.clone();
+        }
+        Self { entered: 0, asked: NEVER, location, cold: ColdBox::some(cold) }
+    }
+
     pub(crate) fn shield(own: u64, now: u64, location: &'static Location<'static>) -> Self {
         let spec = ScopeSpec::measured(own, now, location, Kind::FutureShield);
         let ScopeSpec { asked, entered, location, .. } = spec;
@@ -143,14 +158,16 @@ impl SuspendedScope {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn enter(&mut self, thread: &Thread) -> Result<(), Rejected> {
+    pub(crate) fn enter(&mut self, thread: &Thread, shared: Option<&Extras>) -> Result<(), Rejected> {
         let spec = match self.cold.get() {
             None if !TestEnv::is_in_force() => try_enter_poll(thread, self.asked, self.location)?,
             _ => {
                 let limit = Duration::from_nanos(self.asked);
-                self.cold
-                    .get_or_insert_with(|| ColdState::boxed(limit.into(), None, None))
-                    .enter(thread, self.location)?
+                self.cold.get_or_insert_with(|| ColdState::boxed(limit.into(), None, None)).enter(
+                    thread,
+                    shared,
+                    self.location,
+                )?
             }
         };
         self.asked = spec.asked;
@@ -159,10 +176,15 @@ impl SuspendedScope {
     }
 
     #[cold]
-    pub(crate) fn refusal(&mut self, thread: &Thread, refused: Rejected) -> TimeoutError {
+    pub(crate) fn refusal(
+        &mut self,
+        thread: &Thread,
+        shared: Option<&Extras>,
+        refused: Rejected,
+    ) -> TimeoutError {
         match self.cold.get() {
-            Some(cold) => cold.refusal(thread, refused),
-            None => refused.into_error(thread, None, Parent::Thread),
+            Some(cold) => cold.refusal(thread, shared, refused),
+            None => refused.into_error(thread, shared, Parent::Thread),
         }
     }
 
@@ -178,12 +200,13 @@ impl SuspendedScope {
     pub(crate) fn open<R>(
         &mut self,
         thread: &Thread,
+        shared: Option<&Extras>,
         waker: *const Waker,
         has_timer: bool,
         body: impl FnOnce(&Scope) -> R,
     ) -> Result<R, TimeoutError> {
         let mut frame = self.frame(thread);
-        let entered = self.resume(thread, &mut frame, waker, has_timer);
+        let entered = self.resume(thread, &mut frame, shared, waker, has_timer);
         let result = frame::run_value(thread, &mut frame, entered, body);
         self.suspend(&mut frame, result)
     }
@@ -200,6 +223,7 @@ impl SuspendedScope {
         &mut self,
         thread: &Thread,
         frame: &mut Scope,
+        shared: Option<&Extras>,
         waker: *const Waker,
         has_timer: bool,
     ) -> Entered {
@@ -207,15 +231,15 @@ impl SuspendedScope {
             self.stay_outside();
         }
         let mut effective = frame.own().min(thread.deadline.get());
-        let mut extras = None;
+        let mut extras = shared;
         if let Some(cold) = self.cold.get() {
             if !cold.has_plain_frame() {
                 let crosses = cold.crosses_clocks(thread);
                 cold.under = enter_env(thread, &cold.env);
                 mark_wait(self.location, false);
-                effective = cold.resume(thread, frame, effective, crosses, waker.is_null());
+                effective = cold.resume(thread, frame, shared, effective, crosses, waker.is_null());
             }
-            extras = cold.extras.as_ref();
+            extras = cold.extras.as_ref().or(shared);
             #[cfg(feature = "profile")]
             if let Some(extras) = extras {
                 cold.visit = Visit::of_handle(extras.options.profile, ptr::from_ref(frame).addr());

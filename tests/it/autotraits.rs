@@ -75,6 +75,7 @@ fn a_bounded_future_is_what_its_future_is() {
         future::Interruptible<Ready<Result<(), String>>>: Send Unpin;
         future::Shield<Ready<()>>: Send Sync Unpin;
         future::PollScope: Send Sync Unpin;
+        future::ScopeTemplate: Send Sync Unpin;
         future::Sleep: Send Sync Unpin;
     }
     no! {

@@ -8,8 +8,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use pollster::block_on;
-use timebox::future::{PollScope, sleep, timeout_value};
-use timebox::{CancellationToken, Timebox, TimeoutError, checkpoint, deadline, handle, on_cancel};
+use timebox::future::{PollScope, ScopeTemplate, sleep, timeout_value};
+use timebox::{
+    CancellationToken, Limit, Quota, Timebox, TimeoutError, checkpoint, deadline, handle, on_cancel, token,
+};
 
 use crate::support::{LONG, SHORT, bounded, counting, let_the_watchdog_pass};
 
@@ -149,4 +151,81 @@ fn a_panic_passes_through() {
     }));
     assert_eq!(polled.unwrap_err().downcast_ref(), Some(&"mine"));
     assert_eq!(deadline(), timebox::Deadline::NEVER);
+}
+
+fn template(timebox: Timebox) -> ScopeTemplate {
+    ScopeTemplate::new(timebox, Location::caller())
+}
+
+#[test]
+fn each_scope_of_a_template_is_a_scope_of_its_own() {
+    let requests = template(Timebox::new(LONG).label("request").field("server", 7));
+    let (mut one, mut other) = (requests.scope(), requests.scope());
+    let begun = one.enter(|scope| (scope.id(), deadline(), token())).unwrap();
+    std::thread::sleep(SHORT);
+    let begun_later = other.enter(|scope| (scope.id(), deadline())).unwrap();
+    assert!(begun.0 != begun_later.0 && begun.1 < begun_later.1);
+    begun.2.cancel_with("one of them");
+    assert!(ready(&mut other, || checkpoint().is_ok()).unwrap());
+    let error = ready(&mut one, || checkpoint().unwrap_err()).unwrap();
+    assert_eq!((error.label(), error.reason()), (Some("request"), Some("one of them")));
+    assert_eq!(error.fields().collect::<Vec<_>>(), [("server", "7")]);
+    assert_eq!((requests.label(), requests.clone().label()), (Some("request"), Some("request")));
+}
+
+#[test]
+fn the_scopes_of_a_template_have_all_of_its_settings() {
+    bounded(|| {
+        block_on(async {
+            let error = outlast(&mut template(Timebox::new(SHORT).label("request")).scope()).await;
+            assert_eq!((error.label(), error.limit()), (Some("request"), Some(SHORT)));
+
+            let requests = template(Timebox::new(SHORT).grace(LONG));
+            for _ in 0..2 {
+                let (mut scope, mut work) = (requests.scope(), pin!(sleep(LONG)));
+                let slept = poll_fn(|cx| scope.poll(cx, |cx| work.as_mut().poll(cx))).await;
+                assert_eq!(slept.unwrap().unwrap_err().limit(), Some(SHORT));
+            }
+
+            let shutdown = CancellationToken::new();
+            let requests = template(Timebox::new(Limit::NONE).cancel_on(&shutdown));
+            let (mut one, mut other) = (requests.scope(), requests.scope());
+            ready(&mut one, || ()).unwrap();
+            shutdown.cancel_with("shutdown");
+            assert_eq!(outlast(&mut one).await.reason(), Some("shutdown"));
+            assert!(!other.enter(|_| ()).unwrap_err().started());
+
+            let mut strict = template(Timebox::new(SHORT).strict()).scope();
+            let late = ready(&mut strict, || std::thread::sleep(2 * SHORT));
+            assert!(late.unwrap_err().settled());
+        });
+    });
+}
+
+#[test]
+fn the_scopes_of_a_template_share_its_quota() {
+    let requests = template(Timebox::new(&Quota::new(2 * LONG)));
+    let lasts = |scope: &mut PollScope| {
+        let spent = scope.enter(|_| {
+            std::thread::sleep(SHORT);
+            token().cancel();
+            checkpoint().unwrap_err()
+        });
+        spent.unwrap().limit().unwrap()
+    };
+    let (first, second) = (lasts(&mut requests.scope()), lasts(&mut requests.scope()));
+    assert!(first <= 2 * LONG && second + SHORT <= first, "{first:?}, {second:?}");
+}
+
+#[test]
+fn the_scopes_of_a_template_are_within_its_handle() {
+    let mut outer = scope(Timebox::new(LONG).label("outer"));
+    let (around, token) = outer.enter(|_| (handle(), token())).unwrap();
+    let requests = template(Timebox::new(LONG).label("request").within(&around));
+    let mut request = requests.scope();
+    assert!(ready(&mut request, || checkpoint().is_ok()).unwrap());
+    token.cancel_with("outer");
+    let error = ready(&mut request, || checkpoint().unwrap_err()).unwrap();
+    assert_eq!((error.label(), error.reason()), (Some("outer"), Some("outer")));
+    assert!(!requests.scope().enter(|_| ()).unwrap_err().started());
 }

@@ -17,6 +17,22 @@ fn a_scope_expires_exactly_at_its_limit_and_not_before() {
 }
 
 #[test]
+fn the_scopes_of_a_template_follow_the_clock_of_their_test() {
+    let timebox = Timebox::new(HOUR).label("request");
+    let requests = future::ScopeTemplate::new(timebox, std::panic::Location::caller());
+    MockClock::new().run(|clock| {
+        let mut scope = requests.scope();
+        scope.enter(|_| ()).unwrap();
+        clock.advance(ALMOST_HOUR);
+        assert!(scope.enter(|_| checkpoint().is_ok()).unwrap());
+        clock.advance(NANO);
+        let error = scope.enter(|_| checkpoint().unwrap_err()).unwrap();
+        assert_eq!((error.elapsed(), error.label()), (HOUR, Some("request")));
+    });
+    assert!(requests.scope().enter(|_| checkpoint().is_ok()).unwrap());
+}
+
+#[test]
 fn time_does_not_move_by_itself() {
     MockClock::new().run(|clock| {
         timeout(NANO, || {

@@ -6,7 +6,7 @@
 //! other load on the machine disturbs it least. Each figure is a median over the rounds; each comparison is the median
 //! of the quotients in one round.
 //!
-//! `cargo bench -p timebox-tower --bench requests`
+//! `cargo bench -p timebox-tower --features axum --bench requests`
 
 use std::convert::Infallible;
 use std::future::poll_fn;

@@ -6,11 +6,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
-use timebox::{Limit, Timebox};
+use timebox::future::PollScope;
+use timebox::{Limit, Timebox, TimeoutError};
 
-use crate::scope::{BODY_DROPPED, RequestScope};
+use crate::scope::RequestScope;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -50,8 +52,6 @@ pub struct TimeoutBody<B> {
     body: Option<B>,
     /// `None` if the body has no limit, or has ended.
     scope: Option<RequestScope>,
-    /// How many bytes are still to come, if that is known.
-    left: Option<u64>,
 }
 
 impl<B> TimeoutBody<B> {
@@ -64,22 +64,22 @@ impl<B> TimeoutBody<B> {
     /// Limits a body as a whole, with whatever a [`Timebox`] can set. The limit begins with the first poll.
     #[track_caller]
     pub fn with(timebox: Timebox, body: B) -> Self {
-        let scope = RequestScope::new(timebox, Location::caller(), BODY_DROPPED);
-        Self { body: Some(body), scope: Some(scope), left: None }
+        let scope = PollScope::new(timebox, Location::caller());
+        Self { body: Some(body), scope: Some(RequestScope::of_body(scope)) }
     }
 
     /// Limits the silence before the first frame, and between two frames. Silence is measured from the first poll for a
     /// frame.
+    #[track_caller]
     pub fn idle(mut self, duration: Duration) -> Self {
         if let Some(scope) = &mut self.scope {
-            scope.0.idle = Some(duration);
+            scope.limit_silence(duration, Location::caller());
         }
         self
     }
 
-    /// The body of a response, which keeps the scope of its request. `length` is the number of its bytes, if that is
-    /// known.
-    pub(crate) fn scoped(body: B, mut scope: RequestScope, length: Option<u64>) -> Self
+    /// The body of a response, which keeps the scope of its request.
+    pub(crate) fn scoped(body: B, mut scope: RequestScope) -> Self
     where
         B: Body,
     {
@@ -89,15 +89,15 @@ impl<B> TimeoutBody<B> {
             let _ = scope.enter(|| drop(body));
             return Self::empty();
         }
-        Self { body: Some(body), scope: Some(scope), left: length }
+        Self { body: Some(body), scope: Some(scope) }
     }
 
     pub(crate) fn unscoped(body: B) -> Self {
-        Self { body: Some(body), scope: None, left: None }
+        Self { body: Some(body), scope: None }
     }
 
     pub(crate) fn empty() -> Self {
-        Self { body: None, scope: None, left: None }
+        Self { body: None, scope: None }
     }
 }
 
@@ -115,6 +115,18 @@ impl<B: From<String>> From<String> for TimeoutBody<B> {
     }
 }
 
+/// The frame with which a body ends whose time is up.
+#[cold]
+fn last_frame<D>(
+    trailers: Option<fn(&TimeoutError) -> HeaderMap>,
+    error: TimeoutError,
+) -> Result<Frame<D>, BoxError> {
+    match trailers {
+        Some(trailers) => Ok(Frame::trailers(trailers(&error))),
+        None => Err(error.into()),
+    }
+}
+
 impl<B> Body for TimeoutBody<B>
 where
     B: Body<Error: Into<BoxError>>,
@@ -127,39 +139,46 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         let mut this = self.project();
-        let mut poll = |cx: &mut Context<'_>| match this.body.as_mut().as_pin_mut() {
-            Some(body) => {
-                let frame = ready!(body.poll_frame(cx));
-                let ends = match &frame {
-                    Some(Ok(frame)) => {
-                        frame.is_trailers()
-                            || this.body.as_ref().as_pin_ref().is_some_and(|body| body.is_end_stream())
-                    }
-                    Some(Err(_)) | None => true,
-                };
-                if ends {
-                    // The body is dropped here, so that its drop runs in the scope.
-                    this.body.set(None);
+        // The frame is written to this place. If it were returned through the scope, it would be copied several times.
+        let mut frame = None;
+        let mut poll = |cx: &mut Context<'_>| {
+            let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+            frame = ready!(body.poll_frame(cx));
+            let ends = match &frame {
+                Some(Ok(frame)) => {
+                    frame.is_trailers()
+                        || this.body.as_ref().as_pin_ref().is_some_and(|body| body.is_end_stream())
                 }
-                Poll::Ready(frame)
+                Some(Err(_)) | None => true,
+            };
+            if ends {
+                // The body is dropped here, so that its drop runs in the scope.
+                this.body.set(None);
             }
-            None => Poll::Ready(None),
+            Poll::Ready(())
         };
-        let Some(scope) = this.scope else { return poll(cx).map_err(Into::into) };
-        let polled = ready!(scope.poll_frame(cx, poll));
-        let frame = match polled {
-            Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
-            Err(error) => {
-                scope.fail(|| this.body.set(None));
-                Some(match scope.0.trailers {
-                    Some(trailers) => Ok(Frame::trailers(trailers(&error))),
-                    None => Err(error.into()),
-                })
+        let polled = match &mut *this.scope {
+            Some(scope) => ready!(scope.poll_frame(cx, &mut poll)),
+            None => {
+                ready!(poll(cx));
+                Ok(())
             }
+        };
+        let frame = match (polled, &mut *this.scope) {
+            (Err(error), Some(scope)) => {
+                scope.fail(|| {
+                    this.body.set(None);
+                    frame = None;
+                });
+                Some(last_frame(scope.0.trailers, error))
+            }
+            _ => frame.map(|frame| frame.map_err(Into::into)),
         };
         if this.body.is_none() {
             *this.scope = None;
-        } else if let (Some(left), Some(Ok(frame))) = (this.left, &frame)
+        } else if let Some(scope) = this.scope
+            && let Some(left) = &mut scope.0.left
+            && let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
             *left = left.saturating_sub(data.remaining() as u64);
@@ -181,7 +200,7 @@ impl<B> PinnedDrop for TimeoutBody<B> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         let Some(scope) = this.scope else { return };
-        if *this.left == Some(0) {
+        if scope.0.left == Some(0) {
             // All announced bytes have been sent. So the body is complete, although the server drops it without a poll
             // for its end. Nothing is cancelled.
             let _ = scope.enter(|| this.body.set(None));
@@ -193,9 +212,6 @@ impl<B> PinnedDrop for TimeoutBody<B> {
 
 impl<B> fmt::Debug for TimeoutBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimeoutBody")
-            .field("scope", &self.scope)
-            .field("left", &self.left)
-            .finish_non_exhaustive()
+        f.debug_struct("TimeoutBody").field("scope", &self.scope).finish_non_exhaustive()
     }
 }

@@ -1,12 +1,14 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 use timebox::TimeoutError;
 
 use crate::answer::Answer;
+use crate::layer::TimeoutLayer;
 use crate::message::Reply;
 use crate::scope::RequestScope;
 
@@ -15,7 +17,7 @@ use crate::scope::RequestScope;
 /// If the future is dropped before its end, the scope of the request is cancelled for the reason
 /// [`CLIENT_GONE`](crate::CLIENT_GONE), and the inner future is dropped in this scope.
 #[pin_project(PinnedDrop)]
-pub struct ResponseFuture<F, Res: Reply, A> {
+pub struct ResponseFuture<F, Req, Res: Reply, A> {
     /// `None` if the service was not called, or once the inner future is done or dropped.
     #[pin]
     pub(crate) future: Option<F>,
@@ -23,7 +25,7 @@ pub struct ResponseFuture<F, Res: Reply, A> {
     /// the scope was over.
     pub(crate) scope: Option<RequestScope>,
     pub(crate) early: Option<Box<Early<Res::Scoped>>>,
-    answer: A,
+    layer: Arc<TimeoutLayer<Req, A>>,
 }
 
 /// How a request ends without a call of the service: with an answer that refuses it, or with the error of its scope.
@@ -32,13 +34,13 @@ pub(crate) enum Early<Scoped> {
     Over(TimeoutError),
 }
 
-impl<F, Res: Reply, A> ResponseFuture<F, Res, A> {
-    pub(crate) fn new(answer: A) -> Self {
-        Self { future: None, scope: None, early: None, answer }
+impl<F, Req, Res: Reply, A> ResponseFuture<F, Req, Res, A> {
+    pub(crate) fn new(layer: Arc<TimeoutLayer<Req, A>>) -> Self {
+        Self { future: None, scope: None, early: None, layer }
     }
 }
 
-impl<F, Res, E, A> Future for ResponseFuture<F, Res, A>
+impl<F, Req, Res, E, A> Future for ResponseFuture<F, Req, Res, A>
 where
     F: Future<Output = Result<Res, E>>,
     Res: Reply,
@@ -59,7 +61,7 @@ where
                         *this.early = Some(Box::new(Early::Over(error)));
                         return Poll::Pending;
                     }
-                    Poll::Ready(this.answer.answer(error).map(Reply::unscoped))
+                    Poll::Ready(this.layer.answer.answer(error).map(Reply::unscoped))
                 }
             };
         }
@@ -75,7 +77,7 @@ where
             None => Poll::Pending,
         };
         let polled = match &mut *this.scope {
-            Some(scope) => ready!(scope.poll(cx, poll)),
+            Some(scope) => ready!(scope.poll_work(cx, &mut poll)),
             None => {
                 ready!(poll(cx));
                 Ok(())
@@ -90,7 +92,7 @@ where
                     output = None;
                 });
             }
-            return Poll::Ready(this.answer.answer(error).map(Reply::unscoped));
+            return Poll::Ready(this.layer.answer.answer(error).map(Reply::unscoped));
         }
         let Some(output) = output else { return Poll::Pending };
         Poll::Ready(output.map(|response| match scope {
@@ -101,7 +103,7 @@ where
 }
 
 #[pinned_drop]
-impl<F, Res: Reply, A> PinnedDrop for ResponseFuture<F, Res, A> {
+impl<F, Req, Res: Reply, A> PinnedDrop for ResponseFuture<F, Req, Res, A> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if let Some(scope) = this.scope
@@ -112,7 +114,7 @@ impl<F, Res: Reply, A> PinnedDrop for ResponseFuture<F, Res, A> {
     }
 }
 
-impl<F, Res: Reply, A> fmt::Debug for ResponseFuture<F, Res, A> {
+impl<F, Req, Res: Reply, A> fmt::Debug for ResponseFuture<F, Req, Res, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").field("scope", &self.scope).finish_non_exhaustive()
     }

@@ -74,8 +74,8 @@ use crate::settings::Settings;
 /// ```
 #[must_use = "a layer does nothing until it is put around a service"]
 pub struct TimeoutLayer<Req, A = Fail> {
-    settings: Settings<Req>,
-    answer: A,
+    pub(crate) settings: Settings<Req>,
+    pub(crate) answer: A,
 }
 
 impl<Req> TimeoutLayer<Req> {
@@ -234,7 +234,7 @@ impl<S, Req, A: Clone> Layer<S> for TimeoutLayer<Req, A> {
     type Service = TimeoutService<S, Req, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        TimeoutService::new(inner, self.settings.clone(), self.answer.clone())
+        TimeoutService::new(inner, self.clone())
     }
 }
 

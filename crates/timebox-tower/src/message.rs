@@ -49,6 +49,12 @@ pub trait Call {
         None
     }
 
+    /// Whether [`label`](Self::label) returns this label. The layer asks this for each request, so it should make no
+    /// new text.
+    fn has_label(&self, label: Option<&str>) -> bool {
+        self.label().as_deref() == label
+    }
+
     /// Adds the fields that [reports](crate::TimeoutLayer::warn_after) show. For an HTTP request these are the method,
     /// the path, the peer and the request id.
     fn describe(&self, timebox: Timebox) -> Timebox {
@@ -106,6 +112,15 @@ impl<B> Call for Request<B> {
         Some(label.into())
     }
 
+    fn has_label(&self, label: Option<&str>) -> bool {
+        let (method, route) = (self.method().as_str(), route(self));
+        label.is_some_and(|label| {
+            label
+                .split_at_checked(method.len())
+                .is_some_and(|(before, after)| before == method && after.strip_prefix(' ') == Some(route))
+        })
+    }
+
     fn describe(&self, timebox: Timebox) -> Timebox {
         let mut described = timebox.field("method", self.method()).field("path", self.uri().path());
         #[cfg(feature = "axum")]
@@ -146,10 +161,11 @@ fn route<B>(request: &Request<B>) -> &str {
 impl<B: Body> Reply for Response<B> {
     type Scoped = Response<TimeoutBody<B>>;
 
-    fn scoped(self, scope: RequestScope) -> Self::Scoped {
-        let length =
-            if scope.0.bodiless || has_no_body(self.status()) { Some(0) } else { content_length(&self) };
-        self.map(|body| TimeoutBody::scoped(body, scope, length))
+    fn scoped(self, mut scope: RequestScope) -> Self::Scoped {
+        if scope.0.left.is_none() {
+            scope.0.left = if has_no_body(self.status()) { Some(0) } else { content_length(&self) };
+        }
+        self.map(|body| TimeoutBody::scoped(body, scope))
     }
 
     fn unscoped(self) -> Self::Scoped {

@@ -101,29 +101,44 @@ pub struct RequestScope(pub(crate) Box<State>);
 #[derive(Debug)]
 pub(crate) struct State {
     scope: PollScope,
-    location: &'static Location<'static>,
-    /// The reason with which the scope is cancelled if the work is dropped before its end.
-    reason: &'static str,
-    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`. Then a drop of the work does
-    /// not cancel the scope.
-    polling: bool,
-    /// How long the body may be silent between two frames.
-    pub(crate) idle: Option<Duration>,
-    /// The scope that limits the wait for the next frame. It is made in the first poll after a frame.
-    silence: Option<Box<PollScope>>,
-    /// Whether the body will not be read: the request was a `HEAD`.
-    pub(crate) bodiless: bool,
+    /// The limit on silence, if there is one.
+    silence: Option<Box<Silence>>,
+    /// How many bytes of the body are still to come, if that is known.
+    pub(crate) left: Option<u64>,
     /// If the time of the body is up, the body ends with the trailers that this function makes. If this is `None`, the
     /// body ends with the error.
     pub(crate) trailers: Option<fn(&TimeoutError) -> HeaderMap>,
+    /// Whether the scope belongs to a request. If not, it belongs to a body that was made by hand.
+    of_request: bool,
+    /// Whether a poll has begun and has not returned. If a poll panics, this stays `true`. Then a drop of the work does
+    /// not cancel the scope.
+    polling: bool,
+}
+
+#[derive(Debug)]
+struct Silence {
+    /// How long the body may be silent between two frames.
+    limit: Duration,
+    location: &'static Location<'static>,
+    /// The scope that limits the wait for the next frame. It is made in the first poll after a frame.
+    scope: Option<PollScope>,
 }
 
 impl RequestScope {
-    pub(crate) fn new(timebox: Timebox, location: &'static Location<'static>, reason: &'static str) -> Self {
-        let scope = PollScope::new(timebox, location);
-        let (idle, silence, trailers) = (None, None, None);
-        let polling = false;
-        Self(Box::new(State { scope, location, reason, polling, idle, silence, bodiless: false, trailers }))
+    #[inline]
+    pub(crate) fn new(scope: PollScope, trailers: Option<fn(&TimeoutError) -> HeaderMap>) -> Self {
+        let (silence, left, of_request, polling) = (None, None, true, false);
+        Self(Box::new(State { scope, silence, left, trailers, of_request, polling }))
+    }
+
+    pub(crate) fn of_body(scope: PollScope) -> Self {
+        let mut scope = Self::new(scope, None);
+        scope.0.of_request = false;
+        scope
+    }
+
+    pub(crate) fn limit_silence(&mut self, limit: Duration, location: &'static Location<'static>) {
+        self.0.silence = Some(Box::new(Silence { limit, location, scope: None }));
     }
 
     /// Calls `poll` in the scope. The deadline is checked only after that, so an output is returned even if it is late.
@@ -144,28 +159,31 @@ impl RequestScope {
         polled
     }
 
-    pub(crate) fn poll_frame<T>(
+    /// [`poll`](Self::poll), but not generic. So all polls of a request run the same code. In a server, code that has
+    /// not run for a while has left the processor's cache, and to fetch it takes longer than a call.
+    #[inline(never)]
+    pub(crate) fn poll_work(
         &mut self,
         cx: &mut Context<'_>,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<Result<T, TimeoutError>> {
-        let Some(idle) = self.0.idle else { return self.poll(cx, poll) };
-        let location = self.0.location;
-        let begin = || Box::new(PollScope::new(Timebox::new(idle).label("silence of the body"), location));
-        let mut silence = self.0.silence.take();
-        let polled = self.poll(cx, |cx| {
-            // If the request's scope is over, no scope can begin in it, so the silence is not limited. A frame that is
-            // ready is still sent, and the grace limits the wait for the next frame.
-            if silence.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
-                silence = Some(begin());
+        poll: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Result<(), TimeoutError>> {
+        self.poll(cx, poll)
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Result<(), TimeoutError>> {
+        match self.0.silence.take() {
+            None => self.poll_work(cx, poll),
+            Some(mut silence) => {
+                let polled = self.poll(cx, |cx| silence.poll(cx, poll));
+                silence.scope = silence.scope.filter(|_| polled.is_pending());
+                self.0.silence = Some(silence);
+                polled.map(|result| result?)
             }
-            match &mut silence {
-                Some(silence) => silence.poll(cx, &mut poll),
-                None => poll(cx).map(Ok),
-            }
-        });
-        self.0.silence = silence.filter(|_| polled.is_pending());
-        polled.map(|result| result?)
+        }
     }
 
     /// Runs a block in the scope. Use this for code that is no poll: for example, to drop a future that is done.
@@ -177,16 +195,24 @@ impl RequestScope {
         self.0.scope.enter(|_| block())
     }
 
+    /// [`enter`](Self::enter), but not generic: see [`poll_work`](Self::poll_work).
+    #[inline(never)]
+    pub(crate) fn run(&mut self, block: &mut dyn FnMut()) -> Result<(), TimeoutError> {
+        self.enter(block)
+    }
+
     /// Drops the rest of the response before its end, in the scope. First cancels the scope, so that tasks and threads
     /// that entered the scope by a handle stop.
     pub fn abandon(&mut self, drop: impl FnOnce()) {
         // `polling` is still `true` if a poll has panicked. Then the drop does not mean that the client has gone away.
-        let reason = (!self.0.polling).then_some(self.0.reason);
+        let reason = if self.0.of_request { CLIENT_GONE } else { BODY_DROPPED };
+        let reason = (!self.0.polling).then_some(reason);
         self.end(reason, drop);
     }
 
     /// Drops the work in the scope. Called after a poll has returned an error. If the scope is not over, the error came
     /// from the limit on silence, so the scope is cancelled first.
+    #[cold]
     pub(crate) fn fail(&mut self, drop: impl FnOnce()) {
         self.end(Some(SILENT), drop);
     }
@@ -201,5 +227,25 @@ impl RequestScope {
             }
             drop();
         });
+    }
+}
+
+impl Silence {
+    #[inline(never)]
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: &mut dyn FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Result<(), TimeoutError>> {
+        // If the request's scope is over, no scope can begin in it, so the silence is not limited. A frame that is
+        // ready is still sent, and the grace limits the wait for the next frame.
+        if self.scope.is_none() && timebox::remaining().is_none_or(|left| !left.is_zero()) {
+            let timebox = Timebox::new(self.limit).label("silence of the body");
+            self.scope = Some(PollScope::new(timebox, self.location));
+        }
+        match &mut self.scope {
+            Some(scope) => scope.poll(cx, poll),
+            None => poll(cx).map(Ok),
+        }
     }
 }

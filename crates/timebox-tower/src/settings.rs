@@ -1,14 +1,16 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use timebox::{CancellationToken, Limit, Timebox};
+use http::HeaderMap;
+use timebox::future::{PollScope, ScopeTemplate};
+use timebox::{CancellationToken, Limit, Timebox, TimeoutError};
 
 use crate::message::Call;
 use crate::propagation::{Malformed, Propagation};
-use crate::scope::{CLIENT_GONE, RequestScope};
+use crate::scope::RequestScope;
 
 type OfRequest<Req, T> = Option<Arc<dyn Fn(&Req) -> T + Send + Sync>>;
 type TimeboxWith<Req> = Option<Arc<dyn Fn(&Req, Timebox) -> Timebox + Send + Sync>>;
@@ -26,6 +28,8 @@ pub(crate) struct Settings<Req> {
     #[cfg(feature = "report")]
     pub(crate) warn_after: Option<Duration>,
     pub(crate) propagation: Option<Propagation>,
+    /// For the requests that have nothing of their own but a label: the template of the first of them.
+    template: OnceLock<ScopeTemplate>,
 }
 
 impl<Req> Settings<Req> {
@@ -42,6 +46,7 @@ impl<Req> Settings<Req> {
             #[cfg(feature = "report")]
             warn_after: None,
             propagation: None,
+            template: OnceLock::new(),
         }
     }
 
@@ -60,7 +65,43 @@ impl<Req: Call> Settings<Req> {
         }
     }
 
-    pub(crate) fn scope(&self, request: &Req, incoming: Option<Limit>) -> RequestScope {
+    pub(crate) fn scope(
+        &self,
+        request: &Req,
+        incoming: Option<Limit>,
+        trailers: Option<fn(&TimeoutError) -> HeaderMap>,
+    ) -> RequestScope {
+        let template = if incoming.is_none() { self.template(request) } else { None };
+        let scope = match template {
+            Some(template) => template.scope(),
+            None => PollScope::new(self.timebox(request, incoming), self.location),
+        };
+        let mut scope = RequestScope::new(scope, trailers);
+        if let Some(idle) = self.idle {
+            scope.limit_silence(idle, self.location);
+        }
+        if request.is_bodiless() {
+            scope.0.left = Some(0);
+        }
+        scope
+    }
+
+    /// The template for the scope of this request. `None` if the scope has settings of its own.
+    fn template(&self, request: &Req) -> Option<&ScopeTemplate> {
+        let has_own_limit = self.limit_with.is_some() || request.limit().is_some();
+        if has_own_limit || self.label_with.is_some() || self.timebox_with.is_some() {
+            return None;
+        }
+        #[cfg(feature = "report")]
+        if self.warn_after.is_some() {
+            return None; // the scope has the fields of the request
+        }
+        let make = || ScopeTemplate::new(self.timebox(request, None), self.location);
+        Some(self.template.get_or_init(make)).filter(|template| request.has_label(template.label()))
+    }
+
+    #[inline(never)]
+    fn timebox(&self, request: &Req, incoming: Option<Limit>) -> Timebox {
         let limit = request.limit().unwrap_or_else(|| match &self.limit_with {
             Some(limit) => limit(request),
             None => self.limit.clone(),
@@ -80,10 +121,7 @@ impl<Req: Call> Settings<Req> {
         if let Some(with) = &self.timebox_with {
             timebox = with(request, timebox);
         }
-        let mut scope = RequestScope::new(timebox, self.location, CLIENT_GONE);
-        scope.0.idle = self.idle;
-        scope.0.bodiless = request.is_bodiless();
-        scope
+        timebox
     }
 }
 
@@ -101,6 +139,7 @@ impl<Req> Clone for Settings<Req> {
             #[cfg(feature = "report")]
             warn_after: self.warn_after,
             propagation: self.propagation.clone(),
+            template: OnceLock::new(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use crate::error::{ScopeId, TimeoutError};
-use crate::scope::config::{Extras, Options};
+use crate::scope::config::Extras;
 use crate::scope::entry::{
     Attachments, Prepared, Rejected, Spending, linked_node, try_enter, try_enter_poll,
 };
@@ -86,14 +86,15 @@ impl ColdState {
     pub(super) fn enter(
         &mut self,
         thread: &Thread,
+        shared: Option<&Extras>,
         location: &'static Location<'static>,
     ) -> Result<ScopeSpec, Rejected> {
-        let extras = self.extras.as_ref();
+        let extras = self.extras.as_ref().or(shared);
         let within = extras.and_then(|extras| extras.options.within.as_ref());
         if within.is_none() && self.env.is_real() {
             self.env = TestEnv::current();
         }
-        if let Some(asked) = self.plain_duration() {
+        if let Some(asked) = self.plain_duration(extras) {
             let spec = try_enter_poll(thread, asked, location)?;
             self.spec = Some(spec);
             return Ok(spec);
@@ -114,14 +115,15 @@ impl ColdState {
     }
 
     /// The duration of the scope, in nanoseconds, if nothing else decides when the scope ends.
-    fn plain_duration(&self) -> Option<u64> {
-        let LimitKind::After(duration) = self.limit.kind() else { return None };
-        let is_plain = |extras: &Extras| {
-            let Options { reserve, tokens, within, .. } = &extras.options;
-            reserve.is_zero() && tokens.is_empty() && within.is_none()
-        };
-        let is_plain = self.is_outside_tests() && self.extras.as_ref().is_none_or(is_plain);
-        is_plain.then(|| nanos(*duration))
+    fn plain_duration(&self, extras: Option<&Extras>) -> Option<u64> {
+        if !self.is_outside_tests() {
+            return None;
+        }
+        match (extras, self.limit.kind()) {
+            (Some(extras), _) => extras.plain_duration(&self.limit),
+            (None, LimitKind::After(duration)) => Some(nanos(*duration)),
+            _ => None,
+        }
     }
 
     /// The node of the scope around this poll. `None` if there is no such scope, or if it has the same clock as this
@@ -132,8 +134,13 @@ impl ColdState {
     }
 
     #[cold]
-    pub(super) fn refusal(&self, thread: &Thread, refused: Rejected) -> TimeoutError {
-        let extras = self.extras.as_ref();
+    pub(super) fn refusal(
+        &self,
+        thread: &Thread,
+        shared: Option<&Extras>,
+        refused: Rejected,
+    ) -> TimeoutError {
+        let extras = self.extras.as_ref().or(shared);
         let within = extras.and_then(|extras| extras.options.within.as_ref());
         let outer = self.outer_of_another_clock(thread);
         let _under = enter_env(thread, &self.env);
@@ -148,18 +155,20 @@ impl ColdState {
         &mut self,
         thread: &Thread,
         frame: &mut Scope,
+        shared: Option<&Extras>,
         effective: u64,
         crosses: bool,
         dropping: bool,
     ) -> u64 {
         let Some(mut spec) = self.spec else { return effective };
+        let extras = self.extras.as_ref().or(shared);
         if crosses && spec.kind == Kind::Future {
             // The deadlines of the scopes around this poll are on another clock. So those scopes limit this scope by
             // their node, as the scopes of a handle do.
             spec.kind = Kind::EnteredFuture;
             let outer = innermost(thread, |scope| scope.map(|scope| Arc::clone(scope.node())));
             if self.node.is_none() && outer.is_some() {
-                let info = spec.info(self.id.unwrap_or_else(ScopeId::next), self.extras.as_ref());
+                let info = spec.info(self.id.unwrap_or_else(ScopeId::next), extras);
                 let ScopeSpec { entered, cause, .. } = spec;
                 let deadline = spec.own();
                 let node_spec = NodeSpec { info, entered, deadline, cause, reparentable: true };
@@ -197,7 +206,7 @@ impl ColdState {
                     // The node is over only because of a former parent: a scope in which the future is no longer
                     // polled. So this node is given up, and later tokens get a new node.
                     node.finish();
-                    let extras = self.extras.as_ref().filter(|extras| !extras.options.tokens.is_empty());
+                    let extras = extras.filter(|extras| !extras.options.tokens.is_empty());
                     let anew = |scope: Option<&Scope>| linked_node(scope.map(Scope::node), &spec, extras);
                     self.node = extras.map(|_| innermost(thread, anew));
                 }

@@ -52,6 +52,20 @@ fn the_error_names_the_request_and_the_place_of_the_layer() {
 }
 
 #[test]
+fn each_request_to_a_service_has_its_own_label() {
+    on_runtime(async {
+        let mut service = TimeoutLayer::new(SHORT).layer(service_fn(hang));
+        for (method, path) in
+            [("GET", "/a"), ("GET", "/a"), ("GET", "/a/b"), ("POST", "/a"), ("GETTER", "/a")]
+        {
+            let request = Request::builder().method(method).uri(path).body(String::new()).unwrap();
+            let error = service.call(request).await.unwrap_err();
+            assert_eq!(found(&error).label(), Some(&*format!("{method} {path}")));
+        }
+    });
+}
+
+#[test]
 fn the_scope_is_open_in_the_call_the_future_and_the_layers_within() {
     on_runtime(async {
         let service = ServiceBuilder::new()
