@@ -42,7 +42,8 @@ struct Limits {
     most: f64,
 }
 
-/// The aim is the count of a prototype that had no labels, no errors and no unwinding; there was none for requests.
+/// The aim is the count of a prototype that had no labels, no errors and no unwinding. There was no prototype for
+/// requests, so their aim is the first count.
 #[cfg(not(feature = "report"))]
 const fn limits(aim: f64, reached: f64) -> Limits {
     Limits { aim, reached, most: reached * SLACK }

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::future::poll_fn;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
@@ -10,7 +11,6 @@ use super::scoped::Call;
 use super::task_wakeup::TaskWakeup;
 use crate::error::TimeoutError;
 use crate::scope::{Extras, Scope, SuspendedScope, Timebox};
-use crate::test_env::TestEnv;
 use crate::thread::Thread;
 use crate::time::{Kind as LimitKind, Limit};
 
@@ -49,7 +49,6 @@ use crate::time::{Kind as LimitKind, Limit};
 /// let Poll::Ready(Err(error)) = scope.poll(&mut context, |cx| silence.as_mut().poll(cx)) else { panic!() };
 /// assert!(error.is_timeout() && error.label() == Some("download"));
 /// ```
-#[derive(Debug)]
 pub struct PollScope {
     polled: SuspendedScope,
     /// Not dropped with this value, because it is always cleared before.
@@ -67,8 +66,8 @@ impl PollScope {
 
     fn with(limit: Limit, extras: Arc<Extras>, location: &'static Location<'static>) -> Self {
         let polled = match extras.plain_duration(&limit) {
-            Some(asked) if !TestEnv::is_in_force() => SuspendedScope::lasting(asked, location),
-            _ => SuspendedScope::sharing(limit, &extras, location),
+            Some(asked) => SuspendedScope::lasting(asked, location),
+            None => SuspendedScope::sharing(limit, &extras, location),
         };
         Self { polled, wakeup: ManuallyDrop::new(TaskWakeup::default()), extras }
     }
@@ -128,8 +127,14 @@ impl Drop for PollScope {
     }
 }
 
-/// The settings of many scopes that are alike, such as the scopes of all requests of one route. A scope that is made of
-/// a template does not make the settings anew, so it costs less.
+impl fmt::Debug for PollScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PollScope").field("polled", &self.polled).finish_non_exhaustive()
+    }
+}
+
+/// The settings of many scopes that are alike, such as the scopes of all requests of one route. The scopes share the
+/// settings, so each scope costs less. With a quota as its limit a scope has a copy of the settings.
 ///
 /// # Examples
 ///
@@ -145,7 +150,7 @@ impl Drop for PollScope {
 ///     assert!(requests.scope().enter(|_| remaining()).unwrap() <= Some(limit));
 /// }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ScopeTemplate {
     limit: Limit,
     extras: Arc<Extras>,
@@ -171,12 +176,12 @@ impl ScopeTemplate {
     #[inline]
     pub fn scope(&self) -> PollScope {
         match self.plain {
-            Some(asked) if !TestEnv::is_in_force() => PollScope {
+            Some(asked) => PollScope {
                 polled: SuspendedScope::lasting(asked, self.location),
                 wakeup: ManuallyDrop::new(TaskWakeup::default()),
                 extras: Arc::clone(&self.extras),
             },
-            _ => self.scope_of_any_kind(),
+            None => self.scope_of_any_kind(),
         }
     }
 
@@ -189,5 +194,14 @@ impl ScopeTemplate {
             _ => Arc::clone(extras),
         };
         PollScope::with(limit.clone(), extras, location)
+    }
+}
+
+impl fmt::Debug for ScopeTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopeTemplate")
+            .field("limit", &self.limit)
+            .field("label", &self.label())
+            .finish_non_exhaustive()
     }
 }

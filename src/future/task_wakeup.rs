@@ -303,11 +303,12 @@ impl TaskWakeup {
 
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn take_back(&mut self) {
-        if let Some((_, timer)) = self.timer.take() {
-            timer.cancel();
-        }
+        // The timer comes last: to cancel it drops a waker, and that may panic.
         if self.cold.is_some() {
             self.cold = None;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            timer.cancel();
         }
     }
 }

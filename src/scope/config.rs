@@ -37,7 +37,8 @@ pub(crate) struct Options {
     pub(crate) overdue_after: Option<Duration>,
 }
 
-/// The configuration of one scope, and the state of its one run. Plain scopes have no `Extras`.
+/// The configuration of a scope, and state of its run. Plain scopes have no `Extras`. The scopes of a template share
+/// one: so a scope writes its state here only if it has a fallback or a quota, and such scopes have `Extras` of their own.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) options: Options,

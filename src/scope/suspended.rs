@@ -50,11 +50,7 @@ impl SuspendedScope {
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn new(limit: Limit, location: &'static Location<'static>) -> Self {
         match limit.into_duration() {
-            Ok(duration) => {
-                let asked = nanos(duration);
-                let cold = if TestEnv::is_in_force() { cold_in_env(asked) } else { ColdBox::none() };
-                Self { entered: 0, asked, location, cold }
-            }
+            Ok(duration) => Self::lasting(nanos(duration), location),
             Err(limit) => Self::with_rest(limit, location),
         }
     }
@@ -69,13 +65,15 @@ impl SuspendedScope {
         Self { entered: 0, asked: NEVER, location, cold }
     }
 
-    /// A scope with a duration and nothing else. Not for test environments.
+    /// A scope that only a duration ends. Such a scope keeps no `extras`: the caller passes them to each call that takes
+    /// `shared`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn lasting(asked: u64, location: &'static Location<'static>) -> Self {
-        Self { entered: 0, asked, location, cold: ColdBox::none() }
+        let cold = if TestEnv::is_in_force() { cold_in_env(asked) } else { ColdBox::none() };
+        Self { entered: 0, asked, location, cold }
     }
 
-    /// A scope that does not keep its `extras`: the caller passes them to each call that takes `shared`.
+    /// A scope that other things may end. It keeps no `extras` either.
     pub(crate) fn sharing(limit: Limit, extras: &Extras, location: &'static Location<'static>) -> Self {
         let mut cold = ColdState::boxed(limit, None, None);
         if let Some(within) = &extras.options.within {

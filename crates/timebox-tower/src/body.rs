@@ -115,7 +115,7 @@ impl<B: From<String>> From<String> for TimeoutBody<B> {
     }
 }
 
-/// The frame with which a body ends whose time is up.
+/// The last frame of a body whose time is up.
 #[cold]
 fn last_frame<D>(
     trailers: Option<fn(&TimeoutError) -> HeaderMap>,

@@ -49,8 +49,8 @@ pub trait Call {
         None
     }
 
-    /// Whether [`label`](Self::label) returns this label. The layer asks this for each request, so it should make no
-    /// new text.
+    /// Whether [`label`](Self::label) returns this label. The layer asks this for most requests. Without an `impl` of
+    /// your own it makes the label anew.
     fn has_label(&self, label: Option<&str>) -> bool {
         self.label().as_deref() == label
     }
@@ -113,12 +113,8 @@ impl<B> Call for Request<B> {
     }
 
     fn has_label(&self, label: Option<&str>) -> bool {
-        let (method, route) = (self.method().as_str(), route(self));
-        label.is_some_and(|label| {
-            label
-                .split_at_checked(method.len())
-                .is_some_and(|(before, after)| before == method && after.strip_prefix(' ') == Some(route))
-        })
+        let method = self.method().as_str();
+        label.and_then(|label| label.strip_prefix(method)?.strip_prefix(' ')) == Some(route(self))
     }
 
     fn describe(&self, timebox: Timebox) -> Timebox {

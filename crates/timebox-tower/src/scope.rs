@@ -159,8 +159,9 @@ impl RequestScope {
         polled
     }
 
-    /// [`poll`](Self::poll), but not generic. So all polls of a request run the same code. In a server, code that has
-    /// not run for a while has left the processor's cache, and to fetch it takes longer than a call.
+    /// [`poll`](Self::poll), but not generic. So the polls of a request run the same code (except with a limit on
+    /// silence). In a server, code that has not run for a while has left the processor's cache, and to fetch it takes
+    /// longer than a call.
     #[inline(never)]
     pub(crate) fn poll_work(
         &mut self,

@@ -70,7 +70,7 @@ where
         };
         let scope = response.scope.insert(settings.scope(&request, incoming, answer.trailers()));
         // `call` may already run code of inner layers or of the handler (in a `service_fn`). So `call` is inside the
-        // scope. The request stays where it is until then: a closure that owned it would be copied with it.
+        // scope. The closure borrows the request: a closure that owned it would be copied with it.
         let future = &mut response.future;
         let mut request = Some(request);
         let inner = &mut self.inner;

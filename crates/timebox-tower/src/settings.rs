@@ -28,7 +28,8 @@ pub(crate) struct Settings<Req> {
     #[cfg(feature = "report")]
     pub(crate) warn_after: Option<Duration>,
     pub(crate) propagation: Option<Propagation>,
-    /// For the requests that have nothing of their own but a label: the template of the first of them.
+    /// The template of the scopes. The first request without settings of its own makes it. It serves all such requests
+    /// that have the same label.
     template: OnceLock<ScopeTemplate>,
 }
 
