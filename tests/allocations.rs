@@ -113,6 +113,19 @@ fn a_scope_that_passes_its_deadline_without_asking_allocates_nothing() {
 }
 
 #[test]
+fn a_scope_of_a_template_allocates_nothing() {
+    let requests =
+        future::ScopeTemplate::new(Timebox::new(LONG).label("request"), std::panic::Location::caller());
+    let body = || {
+        let mut scope = requests.scope();
+        scope.enter(|_| ()).unwrap();
+        let polled = scope.poll(&mut Context::from_waker(Waker::noop()), |_| Poll::Ready(()));
+        assert!(polled.is_ready());
+    };
+    assert_eq!(allocations(body), 0);
+}
+
+#[test]
 fn scopes_that_end_each_other_in_a_circle_are_freed() {
     fn poll_once<F: Future>(future: &mut Pin<Box<F>>) {
         assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -153,6 +153,13 @@ fn a_panic_passes_through() {
     assert_eq!(deadline(), timebox::Deadline::NEVER);
 }
 
+#[test]
+fn its_debug_output_shows_no_field() {
+    let timebox = || Timebox::new(LONG).field("user", "hidden");
+    let shown = format!("{:?} {:?}", scope(timebox()), template(timebox()));
+    assert!(shown.starts_with("PollScope") && !shown.contains("hidden"), "{shown}");
+}
+
 fn template(timebox: Timebox) -> ScopeTemplate {
     ScopeTemplate::new(timebox, Location::caller())
 }
