@@ -126,6 +126,25 @@ fn a_scope_of_a_template_allocates_nothing() {
 }
 
 #[test]
+fn a_template_keeps_no_error_of_its_scopes() {
+    let requests =
+        || future::ScopeTemplate::new(Timebox::new(LONG).label("request"), std::panic::Location::caller());
+    let raise = |requests: &future::ScopeTemplate| {
+        let raised = requests.scope().enter(|_| {
+            token().cancel();
+            checkpoint().unwrap_err()
+        });
+        assert_eq!(raised.unwrap().label(), Some("request"));
+    };
+    // Once for what is done for the first time.
+    raise(&requests());
+    let requests = requests();
+    let before = LIVE.get();
+    raise(&requests);
+    assert_eq!(LIVE.get(), before);
+}
+
+#[test]
 fn scopes_that_end_each_other_in_a_circle_are_freed() {
     fn poll_once<F: Future>(future: &mut Pin<Box<F>>) {
         assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -124,8 +124,9 @@ fn within_the_grace_the_work_gets_the_error() {
 
 #[test]
 fn a_scope_without_time_is_not_entered() {
-    let mut none = scope(Timebox::new(Duration::ZERO));
-    assert!(!none.enter(|_| unreachable!()).unwrap_err().started());
+    let mut none = scope(Timebox::new(Duration::ZERO).label("none"));
+    let error = none.enter(|_| unreachable!()).unwrap_err();
+    assert!(!error.started() && error.label() == Some("none"));
     assert!(!block_on(async { outlast(&mut scope(Timebox::new(Duration::ZERO))).await }).started());
 }
 
