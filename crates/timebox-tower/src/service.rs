@@ -70,7 +70,7 @@ where
         };
         let scope = response.scope.insert(settings.scope(&request, incoming, answer.trailers()));
         // `call` may already run code of inner layers or of the handler (in a `service_fn`). So `call` is inside the
-        // scope. The closure borrows the request: a closure that owned it would be copied with it.
+        // scope. The closure borrows the request. If it owned the request, each function on the way would copy that.
         let future = &mut response.future;
         let mut request = Some(request);
         let inner = &mut self.inner;
